@@ -1,0 +1,1 @@
+"""Pure functions from stored results to figures, tables and the HTML report."""

@@ -1,0 +1,1 @@
+"""Where activations come from: synthetic spectra, real transformers, the diffusion model."""
