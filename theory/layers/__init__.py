@@ -1,1 +1,48 @@
-"""Where activations come from: synthetic spectra, real transformers, the diffusion model."""
+"""Where activations come from: synthetic spectra, real transformers, the diffusion model.
+
+`load` is the only door. A source is a module with `record(suite, rng) -> list[Layer]`; adding one is one line in
+`SOURCES`. `hf:<folder>` reads any local transformers or diffusers folder, `hf:<folder>#<pattern>` the Linear layers
+whose names match a regular expression.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+
+from seqlora.errors import BadInputError
+from theory.layers.base import Layer
+
+SOURCES: dict[str, str] = {
+    "synthetic": "theory.layers.synthetic",
+    "minilm": "theory.layers.minilm",
+}
+FOLDER_PREFIX = "hf:"
+
+
+def load(source: str, suite: str, rng: np.random.Generator) -> list[Layer]:
+    """Layers with the input activations of several concepts each.
+
+    Args:
+        source: "synthetic", "minilm", or "hf:<folder>" with an optional "#<pattern>".
+        suite: "smoke", "ci" or "full"; decides how much is recorded.
+        rng: draws synthetic activations, or which passages of text are read.
+
+    Raises:
+        BadInputError: an unknown source or suite, a folder without a usable model, a pattern that matches nothing.
+    """
+    from theory.api import SUITES  # here, because the vocabulary of claims imports this package
+
+    if suite not in SUITES:
+        raise BadInputError(f"unknown suite {suite!r}; choose one of {', '.join(SUITES)}")
+    if source.startswith(FOLDER_PREFIX):
+        from theory.layers import hf  # torch and transformers only where they are used
+
+        folder, _, pattern = source.removeprefix(FOLDER_PREFIX).partition("#")
+        return hf.record(folder, suite, rng, pattern=pattern or None)
+    if source not in SOURCES:
+        raise BadInputError(
+            f"unknown layer source {source!r}; choose one of {', '.join(SOURCES)}, hf:<folder> or hf:<folder>#<pattern>"
+        )
+    return list(import_module(SOURCES[source]).record(suite, rng))
