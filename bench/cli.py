@@ -1,0 +1,300 @@
+"""The command line: `python -m bench list | run | status | collect`, and commands that other modules bring.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 fine, 2 bad input, 3 some cells failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.api import Cell
+from bench.collect import bring, write_parquet
+from bench.estimate import estimate_seconds, in_words
+from bench.executors import EXECUTORS, Resources
+from bench.methods import FAMILIES, load_method, methods
+from bench.progress import Watch
+from bench.registry import load
+from bench.runner import Job, Summary, run
+from bench.schema import CellRecord
+from bench.store import Store
+from bench.suites import SUITES
+from bench.tasks import TASKS, load_task
+from seqlora.errors import BadInputError, SeqLoRAError
+
+app = typer.Typer(
+    help="Compare continual multi-concept methods, cell by cell.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+# Commands of other modules: name -> (typer app or function, help). Imported when called; absent if the module is.
+MOUNTED: dict[str, tuple[str, str]] = {
+    "timing": ("bench.timing.cli:app", "Time the method against its rivals and print the ratios."),
+    "world": ("bench.world.cli:app", "The embedded world: its recipe, weights and their check."),
+}
+
+CPUS = os.cpu_count() or 1
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the store.")]
+SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci or full.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task (repeatable).")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method (repeatable).")]
+Concepts = Annotated[str, typer.Option("--concepts", help="Numbers of concepts: 2,4,8.")]
+SeedRange = Annotated[str, typer.Option("--seeds", help="How many seeds (8 is 0..7), or which: 3,5 or 8-15.")]
+Shard = Annotated[str, typer.Option("--shard", help="i/n: only every n-th group of cells, starting with the i-th.")]
+Workers = Annotated[int, typer.Option(min=1, help="Cells at the same time (not with serial).")]
+Threads = Annotated[int, typer.Option(min=1, help="BLAS and torch threads a cell; 1 is reproducible.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value for the tasks: base, clip, device.")]
+
+
+def selected(
+    suite: str, tasks: list[str] | None, methods: list[str] | None, concepts: str, seeds: str, shard: str = ""
+) -> list[Cell]:
+    """The cells that the options choose.
+
+    Raises:
+        BadInputError: an unknown name or a malformed number.
+    """
+    chosen = SUITES[suite].restricted(tasks or (), methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
+    return in_shard(chosen.cells(), shard)
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Non-negative integers from "2,4,8" or "8-15"; () from ""."""
+    values: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BadInputError(f"{option} {text!r} is no list of numbers; write for example 2,4,8 or 0-7")
+        values += range(int(first), int(last) + 1) if dash else [int(first)]
+    if text and not values:
+        raise BadInputError(f"{option} {text!r} holds no number; write for example 2,4,8 or 0-7")
+    return tuple(values)
+
+
+def seed_range(text: str) -> tuple[int, ...]:
+    """Seeds from "8" (the first eight), "3,5" or "8-15"; () from ""."""
+    values = numbers(text, "--seeds")
+    if text.isdecimal():
+        if values == (0,):
+            raise BadInputError("--seeds 0 asks for no seed at all; --seeds 1 is seed 0 alone, 0-0 too")
+        return tuple(range(values[0]))
+    return values
+
+
+def in_shard(cells: list[Cell], shard: str) -> list[Cell]:
+    """The i-th of n shares, by groups that share their data."""
+    if not shard:
+        return cells
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise BadInputError(f"--shard {shard!r} is not i/n with 1 <= i <= n")
+    groups = list(dict.fromkeys((c.task, c.n_concepts, c.order, c.seed) for c in cells))
+    mine = set(groups[int(index) - 1 :: int(count)])
+    return [c for c in cells if (c.task, c.n_concepts, c.order, c.seed) in mine]
+
+
+@app.command("run")
+def run_command(
+    suite: SuiteName = "smoke",
+    task: Tasks = None,
+    method: Methods = None,
+    concepts: Concepts = "",
+    seeds: SeedRange = "",
+    executor: Annotated[str, typer.Option(help="serial, loky, dask or submitit.")] = "serial",
+    workers: Workers = CPUS,
+    threads: Threads = 1,
+    scheduler: Annotated[str, typer.Option(help="dask: address of a scheduler; submitit: slurm or local.")] = "",
+    shard: Shard = "",
+    out: Out = Path("results/bench"),
+    option: Setting = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and for how long.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compute stored cells again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cells again.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show failures only.")] = False,
+) -> None:
+    """Run the cells of a suite that are not in the store yet."""
+    cells = selected(suite, task, method, concepts, seeds, shard)
+    store = Store(out)
+    if dry_run:
+        return plan(cells, store, 1 if executor == "serial" else workers, force)
+    job = Job(out, threads, force, retry_failed, settings(option or []))
+    runs_on = EXECUTORS[executor](Resources(workers, threads, scheduler, out))
+    try:
+        with Watch(len(cells), quiet) as watch:
+            summary = run(cells, job, runs_on, watch)
+    except KeyboardInterrupt:
+        counts = Counter(store.state(cell) for cell in cells)
+        say(f"interrupted: {counts['done']} of {len(cells)} cells are stored; the same command goes on from there")
+        raise typer.Exit(130) from None
+    report(summary, store)
+    raise typer.Exit(summary.exit_code)
+
+
+def settings(options: list[str]) -> dict[str, str]:
+    """Task options from "name=value"."""
+    pairs = [option.partition("=") for option in options]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise BadInputError(f"--set {name!r} is not name=value")
+    return {name: value for name, _, value in pairs}
+
+
+def plan(cells: list[Cell], store: Store, workers: int, force: bool) -> None:
+    """Print which cells are missing and how long they will take."""
+    missing = [c for c in cells if force or store.state(c) in ("missing", "corrupt")]
+    for cell in missing:
+        print(cell)
+    seconds = estimate_seconds(missing, store.all_records(), workers)
+    say(f"{len(missing)} of {len(cells)} cells to run, about {in_words(seconds)} with {workers} at a time")
+
+
+def report(summary: Summary, store: Store) -> None:
+    """Say what a run came to."""
+    new, stored = summary.count("done", cached=False), summary.count("done", cached=True)
+    say(f"{new} cells computed, {stored} were stored, {summary.count('skipped')} skipped, "
+        f"{summary.count('failed')} failed; in {store.folder}")  # fmt: skip
+    for revision, count in summary.other_revisions().items():
+        say(f"warning: {count} stored cells were computed by revision {revision[:12]}; --force computes them again")
+    if any(outcome.cached and outcome.status == "failed" for outcome in summary.outcomes):
+        say("some of these failures are from an earlier run; --retry-failed tries the same seeds again")
+
+
+@app.command()
+def status(
+    suite: SuiteName = "smoke",
+    task: Tasks = None,
+    method: Methods = None,
+    concepts: Concepts = "",
+    seeds: SeedRange = "",
+    out: Out = Path("results/bench"),
+) -> None:
+    """Count the cells of a suite that are done, failed, skipped, missing or corrupt."""
+    store = Store(out)
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for cell in selected(suite, task, method, concepts, seeds):
+        counts.setdefault((cell.task, cell.method), Counter())[store.state(cell)] += 1
+    states = ("done", "failed", "skipped", "missing", "corrupt")
+    table = Table("task", "method", *states, title=f"{suite} in {out}")
+    for (task_name, method_name), counted in counts.items():
+        table.add_row(task_name, method_name, *(str(counted[state] or "") for state in states))
+    total = sum(counts.values(), Counter())
+    table.add_section()
+    table.add_row("all", "", *(str(total[state]) for state in states))
+    console().print(table)
+    raise typer.Exit(3 if total["failed"] else 0)
+
+
+@app.command()
+def collect(
+    suite: SuiteName = "smoke",
+    task: Tasks = None,
+    method: Methods = None,
+    concepts: Concepts = "",
+    seeds: SeedRange = "",
+    out: Out = Path("results/bench"),
+    source: Annotated[list[Path] | None, typer.Option("--from", help="Another store, of a shard (repeatable).")] = None,
+) -> None:
+    """Write one parquet file of everything that a suite has measured."""
+    cells = selected(suite, task, method, concepts, seeds)
+    store = Store(out)
+    for folder in source or []:
+        if not folder.is_dir():
+            raise BadInputError(f"--from {folder} is no folder")
+    if source:
+        say(f"{bring(store, [Store(folder) for folder in source], cells)} cells brought from other folders")
+    records = list(store.records(cells))
+    if not records:
+        raise BadInputError(f"no cell of suite {suite} is in {out}; run it first")
+    path = out / f"{suite}.parquet"
+    write_parquet(path, suite, records)
+    print(path)
+    unfinished = len(cells) - sum(record.status != "failed" for record in records)
+    if unfinished:
+        say(f"{unfinished} of {len(cells)} cells are missing or failed")
+        raise typer.Exit(3)
+
+
+@app.command("list")
+def list_command() -> None:
+    """List suites, tasks and methods."""
+    screen = console()
+    suites = Table("suite", "cells", "what", title="suites")
+    for name in SUITES:
+        suites.add_row(name, str(len(SUITES[name].cells())), SUITES[name].help)
+    screen.print(suites)
+    tasks = Table("task", "methods of", title="tasks (options after a colon: linear-synthetic:decay=2)")
+    for name in TASKS:
+        tasks.add_row(name, load_task(name).family)
+    screen.print(tasks)
+    for family in FAMILIES:
+        known = Table("method", "role", "what", "settings", title=f"methods of family {family}")
+        for name in methods(family):
+            entry = load_method(family, name)[1]
+            shown = ", ".join(f"{key}={value}" for key, value in entry.settings.items())
+            known.add_row(name, entry.role, entry.pretty_name, shown)
+        screen.print(known)
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of a stored cell."""
+    print(json.dumps(CellRecord.model_json_schema(), indent=2))
+
+
+def mount(name: str, target: str, help: str) -> None:
+    """Add a command that is imported when it is called; its arguments are passed on as they are."""
+    untouched = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+
+    @app.command(name, help=help, add_help_option=False, context_settings=untouched)
+    def forward(context: typer.Context) -> None:
+        entry: Any = load(target)
+        if not isinstance(entry, typer.Typer):
+            function, entry = entry, typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+            entry.command()(function)
+        command = typer.main.get_command(entry)
+        code = command.main(context.args, prog_name=f"python -m bench {name}", standalone_mode=False)
+        raise typer.Exit(code if isinstance(code, int) else 0)
+
+
+def exists(target: str) -> bool:
+    """Whether the module of "module:attribute" is part of this checkout."""
+    try:
+        return find_spec(target.partition(":")[0]) is not None
+    except ModuleNotFoundError:  # its package is missing
+        return False
+
+
+for _name, (_target, _help) in MOUNTED.items():
+    if exists(_target):
+        mount(_name, _target, _help)
+
+
+def console() -> Console:
+    """Standard output, wide enough for whole names where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend become one line and an exit code."""
+    try:
+        app(prog_name="python -m bench")
+    except SeqLoRAError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)

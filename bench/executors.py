@@ -1,0 +1,199 @@
+"""Where cells run: here, in worker processes, on a dask cluster or on Slurm, behind one `map`.
+
+The function that is mapped computes one cell and stores it; what comes back is small. Nothing that a cell computes
+may depend on the executor: threads are pinned and every random number is addressed by the cell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.api import Cell
+from bench.registry import Registry, load
+from seqlora.errors import BadInputError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a cell came to; the result itself is in the store."""
+
+    cell: Cell
+    status: str  # "done", "failed", "skipped", or "busy" (another runner holds the cell), "died" (its worker did)
+    reason: str = ""
+    seconds: float = 0.0
+    cached: bool = False  # it was in the store already
+    revision: str | None = None  # git revision that computed it
+
+
+Work = Callable[[Cell], Outcome]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the command line says about where to run.
+
+    Attributes:
+        workers: processes or jobs at the same time.
+        threads: BLAS and torch threads in each of them.
+        scheduler: dask: address of a scheduler, "" starts a local cluster; submitit: "slurm", "local", "" finds out.
+        folder: where an executor may keep its own files.
+    """
+
+    workers: int
+    threads: int
+    scheduler: str
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that pin the threads of a process; they work only if set before NumPy is imported."""
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+        return {**dict.fromkeys(names, str(self.threads)), "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Executor(Protocol):
+    """Runs `work` on cells, in any order, and yields each outcome when it is there."""
+
+    def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """Yield one outcome a cell; closing the iterator stops what is still running."""
+
+
+@dataclass(frozen=True)
+class Serial:
+    """In this process, one after another."""
+
+    resources: Resources
+
+    def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """See `Executor.map`."""
+        yield from map(work, cells)
+
+
+@dataclass(frozen=True)
+class Loky:
+    """In worker processes of this machine.
+
+    At most one cell a worker is handed out, so when a worker dies (killed, out of memory) the suspects are few: each
+    is run again alone, and one that brings its worker down a second time is reported as "died".
+    """
+
+    resources: Resources
+
+    def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """See `Executor.map`."""
+        waiting = list(cells)
+        while waiting:
+            suspects: list[Cell] = []
+            yield from self._pool(work, waiting, self.resources.workers, suspects)
+            for cell in suspects:
+                again: list[Cell] = []
+                yield from self._pool(work, [cell], 1, again)
+                if again:
+                    yield Outcome(cell, "died", "its worker process died twice (killed, or out of memory)")
+
+    def _pool(self, work: Work, waiting: list[Cell], workers: int, suspects: list[Cell]) -> Iterator[Outcome]:
+        """Run `waiting` empty, or until a worker dies: the cells in flight are then added to `suspects`."""
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        pool = ProcessPoolExecutor(workers, initializer=ignore_interrupts, env=self.resources.environment)
+        running: dict[Future[Outcome], Cell] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    running[pool.submit(work, waiting[0])] = waiting.pop(0)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    del running[future]
+                    yield outcome
+        except BrokenProcessPool:
+            suspects += running.values()
+        finally:
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+@dataclass(frozen=True)
+class Dask:
+    """On a dask cluster; the workers need the checkout on their path and the store's folder mounted."""
+
+    resources: Resources
+
+    def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """See `Executor.map`."""
+        client = self._client()
+        try:
+            completed = load("distributed:as_completed")
+            yield from (future.result() for future in completed(client.map(work, list(cells), pure=False)))  # type: ignore[operator]
+        finally:
+            client.close()
+            if client.cluster is not None:
+                client.cluster.close()
+
+    def _client(self):  # type: ignore[no-untyped-def]
+        distributed = _optional("distributed", "dask")
+        if self.resources.scheduler:
+            return distributed.Client(self.resources.scheduler)
+        os.environ.update(self.resources.environment)  # inherited by the cluster's processes
+        cluster = distributed.LocalCluster(
+            n_workers=self.resources.workers, threads_per_worker=1, dashboard_address=None
+        )
+        return distributed.Client(cluster)
+
+
+@dataclass(frozen=True)
+class Submitit:
+    """As jobs of Slurm (or of submitit's local executor), each computing an equal share of the cells."""
+
+    resources: Resources
+
+    def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """See `Executor.map`."""
+        submitit = _optional("submitit", "submitit")
+        executor = submitit.AutoExecutor(self.resources.folder / "submitit", cluster=self.resources.scheduler or None)
+        executor.update_parameters(
+            name="seqlora-bench", cpus_per_task=self.resources.threads, tasks_per_node=1, timeout_min=24 * 60
+        )
+        os.environ.update(self.resources.environment)  # exported to the jobs
+        shares = [list(cells)[i :: self.resources.workers] for i in range(min(self.resources.workers, len(cells)))]
+        with executor.batch():
+            jobs = {executor.submit(_share, work, share): share for share in shares}
+        try:
+            for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
+                if job.exception() is None:
+                    yield from job.result()
+                else:
+                    yield from (Outcome(cell, "died", f"its job {job.job_id} failed; see {job.paths.stderr}")
+                                for cell in jobs[job])  # fmt: skip
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+EXECUTORS: Registry[Callable[[Resources], Executor]] = Registry("executor")
+for _name, _executor in {"serial": Serial, "loky": Loky, "dask": Dask, "submitit": Submitit}.items():
+    EXECUTORS.add(_name, _executor)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the parent process, which stops its workers itself."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _share(work: Work, cells: Sequence[Cell]) -> list[Outcome]:
+    return [work(cell) for cell in cells]
+
+
+def _optional(module: str, package: str):  # type: ignore[no-untyped-def]
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BadInputError(f"the executor needs {package}; pip install '{package}' or use --executor loky") from error

@@ -1,0 +1,93 @@
+"""What is measured on a linear layer: errors of every concept after every stage, and the energies of the theory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bench.api import Array, MetricMatrix, Value
+from bench.methods.linear.api import LinearProblem, LowRank, Stage, stack
+from seqlora.subspace import overlap, principal_angles
+
+
+def energy(update: LowRank, moment: Array) -> float:
+    """`‖M X‖²/N = tr(Bᵀ B · A Σ Aᵀ)`, without forming the m x n update."""
+    B, A = update
+    return float(np.sum((B.T @ B) * (A @ moment @ A.T)))
+
+
+def relative_error(update: LowRank, problem: LinearProblem, concept: int) -> float:
+    """`‖(M - D_j) X_j‖² / ‖Y_j‖² = (‖M X_j‖² - 2 <M, K_j> + ‖Y_j‖²) / ‖Y_j‖²`."""
+    B, A = update
+    cross = float(np.sum((problem.cross_moments[concept] @ A.T) * B))
+    wanted = problem.energies[concept]
+    # An exact fit leaves round-off of either sign.
+    return max(0.0, (energy(update, problem.moments[concept]) - 2 * cross + wanted) / wanted)
+
+
+def difference(after: LowRank, before: LowRank) -> LowRank:
+    """`M_after - M_before` as one pair."""
+    return LowRank(np.hstack([after.B, -before.B]), np.vstack([after.A, before.A]))
+
+
+def error_matrix(metric: str, stages: Sequence[Stage], problem: LinearProblem) -> MetricMatrix:
+    """R[t, j] of the relative error on every concept after every stage, also those not yet learnt."""
+    concepts = range(problem.concepts)
+    merged = [stage.merged for stage in stages]
+    R = np.array([[relative_error(update, problem, j) for j in concepts] for update in merged])
+    single = np.array([relative_error(stages[j].alone, problem, j) for j in concepts])
+    base = np.array([relative_error(problem.nothing(), problem, j) for j in concepts])
+    return MetricMatrix(metric, R, single, base, problem.layer)
+
+
+def change_matrix(stages: Sequence[Stage], problem: LinearProblem) -> MetricMatrix:
+    """R[t, j] = ‖(M_t - M_j) X_j‖² / ‖Y_j‖² for t >= j."""
+    T = problem.concepts
+    merged = [stage.merged for stage in stages]
+    R = np.full((T, T), np.nan)
+    for j in range(T):
+        for t in range(j, T):
+            changed = energy(difference(merged[t], merged[j]), problem.moments[j]) / problem.energies[j]
+            R[t, j] = max(0.0, changed)
+    nothing = np.full(T, np.nan)
+    return MetricMatrix("output_change", R, nothing, nothing, problem.layer)
+
+
+def layer_values(stages: Sequence[Stage], problem: LinearProblem) -> Iterator[Value]:
+    """Everything that is no R matrix, on the activations that were fitted."""
+    yield Value("update_norm", float(np.linalg.norm(stages[-1].merged.dense())), problem.layer)
+    for j, stage in enumerate(stages):
+        gain = 1 - relative_error(stage.merged, problem, j)
+        yield Value("adaptation_gain", gain, problem.layer, stage=j, concept=j)
+    yield from _interference(stages[-1], problem)
+    bases = [stage.basis for stage in stages]
+    if all(basis is not None for basis in bases):
+        yield from _geometry([basis for basis in bases if basis is not None], problem)
+
+
+def _interference(last: Stage, problem: LinearProblem) -> Iterator[Value]:
+    """Only where the merged model says which share is whose."""
+    if len(last.shares) != problem.concepts or problem.concepts == 1:
+        return
+    for j, own in enumerate(last.shares):
+        others = stack(last.shares[:j] + last.shares[j + 1 :])
+        adapted = energy(own, problem.moments[j])
+        if adapted > 0:
+            ratio = energy(others, problem.moments[j]) / adapted
+            yield Value("interference_ratio", ratio, problem.layer, concept=j)
+
+
+def _geometry(bases: Sequence[Array], problem: LinearProblem) -> Iterator[Value]:
+    """Residual energy, leak, overlaps and angles of the bases."""
+    for j, (A, S) in enumerate(zip(bases, problem.moments, strict=True)):
+        total = float(np.trace(S))
+        yield Value("residual_energy", (total - float(np.trace(A @ S @ A.T))) / total, problem.layer, concept=j)
+        if j + 1 < len(bases):
+            # Later bases may overlap each other: ‖A_{j+1:T} X_j‖² counts what several of them read as often.
+            later = np.vstack(bases[j + 1 :])
+            yield Value("leak", float(np.trace(later @ S @ later.T)) / total, problem.layer, concept=j)
+        for k in range(j):
+            yield Value("overlap", overlap(bases[k], A), problem.layer, concept=k, other=j)
+            angle = float(np.degrees(principal_angles(bases[k], A)[0]))
+            yield Value("smallest_angle", angle, problem.layer, concept=k, other=j)

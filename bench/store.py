@@ -1,0 +1,165 @@
+"""The store: one JSON a cell, at a path that is a function of the cell, written whole or not at all.
+
+Several runners may share a folder. A cell is computed under its own lock; a record that does not parse is set aside
+and counts as missing; one of another schema version stops the run, because the folder belongs to other code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from bench.api import Cell
+from bench.schema import CellRecord, CorruptRecordError, parse
+from seqlora.errors import StoredFileError
+from seqlora.files import atomic_write, read_json, write_json
+
+State = Literal["done", "failed", "skipped", "missing", "corrupt"]
+
+
+class Store:
+    """A folder of cell records.
+
+    Args:
+        folder: where it is; made on the first write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, cell: Cell) -> Path:
+        """Where the cell's record is, whether or not it exists."""
+        name = f"T{cell.n_concepts}-o{cell.order}-s{cell.seed}-{cell.digest}.json"
+        return self.folder / "cells" / slug(cell.task) / slug(cell.method) / name
+
+    def artifacts(self, cell: Cell) -> Path:
+        """Folder of the cell's images and adapters."""
+        return self.path(cell).with_suffix("")
+
+    @property
+    def shared(self) -> Path:
+        """Folder for what several cells use, concept trainings for example."""
+        return self.folder / "shared"
+
+    def check_writable(self) -> None:
+        """Fail now, not after the first cell.
+
+        Raises:
+            StoredFileError: the folder cannot be made or written.
+        """
+        probe = self.folder / "cells" / ".probe"
+        with atomic_write(probe) as temporary:
+            temporary.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+
+    def read(self, cell: Cell) -> CellRecord | None:
+        """The cell's record, None if there is none.
+
+        Raises:
+            CorruptRecordError: truncated, changed, or the record of another cell.
+            SchemaVersionError: written by another version of the code.
+        """
+        path = self.path(cell)
+        if not path.exists():
+            return None
+        record = self._parse_file(path)
+        if record.to_cell() != cell:
+            raise CorruptRecordError(f"{path} is the record of another cell ({record.to_cell()})")
+        return record
+
+    def state(self, cell: Cell) -> State:
+        """What is known about a cell, without changing anything."""
+        try:
+            record = self.read(cell)
+        except CorruptRecordError:
+            return "corrupt"
+        return record.status if record else "missing"
+
+    def read_or_set_aside(self, cell: Cell) -> CellRecord | None:
+        """Like `read`, but a corrupt record is renamed to `<name>.corrupt` and counts as missing."""
+        try:
+            return self.read(cell)
+        except CorruptRecordError:
+            self._set_aside(self.path(cell))
+            return None
+
+    def write(self, record: CellRecord) -> None:
+        """Store a record, atomically.
+
+        Raises:
+            StoredFileError: the folder cannot be written or the disk is full.
+        """
+        write_json(self.path(record.to_cell()), record.sealed().model_dump(mode="json"))
+
+    @contextmanager
+    def claim(self, cell: Cell) -> Iterator[bool]:
+        """Hold the cell's lock; yields False at once if another process holds it. A dead process holds nothing."""
+        path = self.folder / ".locks" / f"{cell.digest}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=0)
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise StoredFileError(
+                f"cannot lock {path}: {error.strerror or error}; free space or choose another folder"
+            ) from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def records(self, cells: Iterable[Cell]) -> Iterator[CellRecord]:
+        """Records of those of `cells` that are stored and sound."""
+        for cell in cells:
+            try:
+                record = self.read(cell)
+            except CorruptRecordError:
+                continue
+            if record is not None:
+                yield record
+
+    def all_records(self) -> Iterator[CellRecord]:
+        """Every sound record in the folder, in the order of their paths.
+
+        Raises:
+            SchemaVersionError: one was written by another version of the code.
+        """
+        for path in sorted(self.folder.glob("cells/*/*/*.json")):
+            try:
+                yield self._parse_file(path)
+            except CorruptRecordError:
+                continue
+
+    @staticmethod
+    def _parse_file(path: Path) -> CellRecord:
+        try:
+            data = read_json(path)
+        except StoredFileError as error:
+            raise CorruptRecordError(str(error)) from error
+        return parse(data, str(path))
+
+    def _set_aside(self, path: Path) -> None:
+        number = 0
+        while (target := path.with_name(f"{path.name}.corrupt{number or ''}")).exists():
+            number += 1
+        try:
+            path.rename(target)
+        except FileNotFoundError:  # another runner was faster
+            return
+        except OSError as error:
+            raise StoredFileError(f"cannot set {path} aside: {error.strerror or error}; check the folder") from error
+
+
+def slug(name: str) -> str:
+    """`name` as a folder name: unchanged if it is plain, otherwise its plain characters and a hash of the whole."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

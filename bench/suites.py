@@ -1,0 +1,114 @@
+"""What is run: three suites, each a union of cartesian products of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from bench.api import Cell
+from bench.methods import load_method, methods
+from bench.registry import Registry
+from bench.tasks import load_task
+from seqlora.errors import BadInputError
+
+ALL = ("all",)  # every method of the task's family
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """The product of its fields. Methods are innermost, so that neighbouring cells share their data."""
+
+    task: str
+    methods: tuple[str, ...] = ALL
+    n_concepts: tuple[int, ...] = (4,)
+    orders: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, with canonical names of tasks and methods.
+
+        Raises:
+            BadInputError: an unknown task or method, or more concepts than the task has.
+        """
+        task = load_task(self.task)
+        names = tuple(methods(task.family)) if self.methods == ALL else self.methods
+        names = tuple(load_method(task.family, name)[0] for name in names)
+        if max(self.n_concepts) > task.max_concepts():
+            raise BadInputError(f"task {task.name} has {task.max_concepts()} concepts, not {max(self.n_concepts)}")
+        for seed, order, count, name in product(self.seeds, self.orders, self.n_concepts, names):
+            yield Cell(task.name, name, count, order, seed)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named union of cell sets."""
+
+    name: str
+    help: str
+    sets: tuple[CellSet, ...]
+
+    def cells(self) -> list[Cell]:
+        """Cells of all sets, each once, in order."""
+        return list(dict.fromkeys(cell for cells in self.sets for cell in cells.cells()))
+
+    def restricted(
+        self,
+        tasks: Sequence[str] = (),
+        methods: Sequence[str] = (),
+        n_concepts: Sequence[int] = (),
+        seeds: Sequence[int] = (),
+    ) -> Suite:
+        """The same suite with axes replaced; a task that is not in it runs on the axes given, or on the defaults."""
+        chosen = [s for s in self.sets if not tasks or _is_among(s.task, tasks)]
+        strangers = [task for task in tasks if not any(_is_among(s.task, [task]) for s in self.sets)]
+        chosen += [CellSet(task) for task in strangers]
+        given = {"methods": tuple(methods), "n_concepts": tuple(n_concepts), "seeds": tuple(seeds)}
+        changes = {axis: values for axis, values in given.items() if values}
+        return replace(self, sets=tuple(replace(cells, **changes) for cells in chosen))  # type: ignore[arg-type]
+
+
+def _is_among(task: str, chosen: Sequence[str]) -> bool:
+    """Whether a set's task is one of those asked for, by its full name or by its kind."""
+    return any(task == name or task.partition(":")[0] == name for name in chosen)
+
+
+SUITES: Registry[Suite] = Registry("suite")
+
+SUITES.add(
+    "smoke",
+    Suite(
+        "smoke",
+        "seconds: every linear method once, to see that it runs",
+        (CellSet("linear-synthetic", n_concepts=(2, 3)),),
+    ),
+)
+SUITES.add(
+    "ci",
+    Suite(
+        "ci",
+        "minutes: what is gated (8 seeds), and the real layers",
+        (
+            CellSet("linear-synthetic", n_concepts=(4, 8), seeds=tuple(range(8))),
+            CellSet("linear-synthetic:decay=2.0", n_concepts=(4,), seeds=tuple(range(8))),
+            CellSet("linear-minilm", n_concepts=(7,), seeds=(0, 1)),
+        ),
+    ),
+)
+SUITES.add(
+    "full",
+    Suite(
+        "full",
+        "hours: spectra, angles, orders, targets, and every number of concepts",
+        (
+            CellSet("linear-synthetic", n_concepts=(2, 4, 8, 16), orders=(0, 1), seeds=tuple(range(20))),
+            *(
+                CellSet(f"linear-synthetic:decay={decay},angle={angle}", n_concepts=(4, 8), seeds=tuple(range(20)))
+                for decay in (0.5, 1.0, 1.5, 2.0)
+                for angle in (0.0, 30.0, 90.0)
+            ),
+            CellSet("linear-minilm", n_concepts=(2, 4, 7), orders=(0, 1, 2), seeds=tuple(range(8))),
+            CellSet("linear-minilm:target=learned", n_concepts=(2, 4, 7), orders=(0, 1, 2), seeds=tuple(range(8))),
+        ),
+    ),
+)

@@ -1,0 +1,25 @@
+"""What methods are compared on. A task's name may carry options: "linear-synthetic:decay=2,angle=30"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from bench.api import Task
+from bench.registry import Registry
+
+# name -> function of the text after the first colon ("" if there is none)
+TASKS: Registry[Callable[[str], Task]] = Registry("task")
+TASKS.lazy("linear-synthetic", "bench.tasks.linear:synthetic")
+TASKS.lazy("linear-minilm", "bench.tasks.linear:minilm")
+
+
+@lru_cache(maxsize=8)
+def load_task(name: str) -> Task:
+    """The task called `name`, with its options; kept, because a task may hold weights.
+
+    Raises:
+        BadInputError: no such task, or options that it does not know.
+    """
+    kind, _, options = name.partition(":")
+    return TASKS[kind](options)
