@@ -1,3 +1,11 @@
-"""Sequential orthogonal LoRA: learn concepts one after another, merge them by a plain sum."""
+"""Sequential orthogonal LoRA: learn concepts one after another, merge them by a plain sum.
+
+Not the naive baseline that the continual-learning literature calls "SeqLoRA": here every new basis is orthogonal to
+all earlier ones (arXiv 2605.22743, reconstructed; see NOTATION.md).
+"""
+
+from seqlora.linear import LinearSolution, solve_linear
 
 __version__ = "0.1.0"
+
+__all__ = ["LinearSolution", "solve_linear"]
