@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -133,7 +133,6 @@ class Context:
     artifacts: Path  # folder of this cell alone: images, adapters; created on first use
     shared: Path  # folder that all cells of one store share (lock what you build there)
     options: Mapping[str, str] = field(default_factory=dict)  # from the command line: base, clip, identity, device
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
 class Method(Protocol):

@@ -175,8 +175,10 @@ class Submitit:
 
 
 EXECUTORS: Registry[Callable[[Resources], Executor]] = Registry("executor")
-for _name, _executor in {"serial": Serial, "loky": Loky, "dask": Dask, "submitit": Submitit}.items():
-    EXECUTORS.add(_name, _executor)
+EXECUTORS.add("serial", Serial)
+EXECUTORS.add("loky", Loky)
+EXECUTORS.add("dask", Dask)
+EXECUTORS.add("submitit", Submitit)
 
 
 def ignore_interrupts() -> None:

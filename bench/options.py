@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -16,31 +17,49 @@ def with_options(defaults: Options, text: str, what: str, allowed: Iterable[str]
 
     Args:
         defaults: the dataclass; a new value gets the type of the old one.
-        text: what follows the colon of a name, may be empty.
+        text: what follows the colon of a name; nothing changes if it is empty.
         what: of what these are options, for the error message.
         allowed: fields that may be set; all if not given.
 
     Raises:
         BadInputError: an unknown field, or a value of the wrong type.
     """
-    known = sorted({field.name for field in fields(defaults)} & set(allowed)) if allowed is not None else [
-        field.name for field in fields(defaults)  # type: ignore[arg-type]
-    ]  # fmt: skip
+    if not text:
+        return defaults
+    known = [name for name in _names(defaults) if allowed is None or name in set(allowed)]
     given: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in text.split(","):
         name, _, value = part.partition("=")
         if name not in known:
             raise BadInputError(f"{what} has no option {name!r}; known: {', '.join(known) or 'none'}")
-        kind = type(getattr(defaults, name))
-        try:
-            given[name] = kind(value)
-        except ValueError as error:
-            raise BadInputError(f"{what}: {name}={value!r} is no {kind.__name__}") from error
+        given[name] = _parse(value, getattr(defaults, name), f"{what}: {name}={value!r}")
     return replace(defaults, **given)  # type: ignore[type-var]
 
 
 def canonical_name(name: str, options: Options, defaults: Options) -> str:
     """`name` with those options that differ from the defaults, in the order of the fields: one name for one thing."""
-    values = ((field.name, getattr(options, field.name), getattr(defaults, field.name)) for field in fields(options))  # type: ignore[arg-type]
-    changed = [f"{name}={value}" for name, value, default in values if value != default]
-    return f"{name}:{','.join(changed)}" if changed else name
+    if options == defaults:
+        return name
+    values = ((field, getattr(options, field), getattr(defaults, field)) for field in _names(options))
+    changed = [f"{field}={value}" for field, value, default in values if value != default]
+    return f"{name}:{','.join(changed)}"
+
+
+def _names(options: object) -> list[str]:
+    return [field.name for field in fields(options)]  # type: ignore[arg-type]
+
+
+def _parse(text: str, default: Any, what: str) -> Any:
+    """`text` as a value of the default's type."""
+    kind = type(default)
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise BadInputError(f"{what} is neither True nor False")
+        return text == "True"
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise BadInputError(f"{what} is no {kind.__name__}") from error
+    if kind is float and not math.isfinite(value):
+        raise BadInputError(f"{what} is not finite")
+    return value

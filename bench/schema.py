@@ -97,7 +97,7 @@ class Provenance(_Strict):
 class CellRecord(_Strict):
     """One stored cell."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1  # SCHEMA_VERSION
     cell: CellAxes
     status: Status
     reason: str = ""  # of a failed or skipped cell: one line

@@ -27,7 +27,9 @@ def relative_error(update: LowRank, problem: LinearProblem, concept: int) -> flo
 
 
 def difference(after: LowRank, before: LowRank) -> LowRank:
-    """`M_after - M_before` as one pair."""
+    """`M_after - M_before` as one pair, dense (with the identity as basis) where a pair of factors would be larger."""
+    if len(after.A) + len(before.A) > after.A.shape[1]:
+        return LowRank(after.dense() - before.dense(), np.eye(after.A.shape[1]))
     return LowRank(np.hstack([after.B, -before.B]), np.vstack([after.A, before.A]))
 
 

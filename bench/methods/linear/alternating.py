@@ -15,8 +15,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from bench.api import Array
-from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, coefficients, stack
-from seqlora.subspace import retract_qr
+from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, coefficients, orthonormal_rows, stack
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Alternating(LinearMethod):
         """See `LinearMethod.learn`."""
         shares: tuple[LowRank, ...] = ()
         for t in range(problem.concepts):
-            start = retract_qr(rng.standard_normal((problem.rank, problem.width)))
+            start = orthonormal_rows(rng.standard_normal((problem.rank, problem.width)))
             missing = problem.missing(t, stack(shares) if shares else problem.nothing())
             alone = self.alternate(problem, t, problem.cross_moments[t], start)
             shares = (*shares, self.alternate(problem, t, missing, start) if shares else alone)
@@ -46,6 +45,6 @@ class Alternating(LinearMethod):
         A, B = start, coefficients(start, S, K, ridge)
         for _ in range(self.rounds):
             # B has full column rank as long as K has rank r or more; lstsq covers the rest
-            A = retract_qr(np.linalg.lstsq(B, target, rcond=None)[0])
+            A = orthonormal_rows(np.linalg.lstsq(B, target, rcond=None)[0])
             B = coefficients(A, S, K, ridge)
         return LowRank(B, A)

@@ -7,6 +7,7 @@ The layer is known by moments alone: concept j wants the output shift `Y_j = D_j
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ import numpy as np
 from bench.api import Array, Role, Scalar
 from bench.registry import Registry
 from seqlora.linear import solve_moments
+from seqlora.subspace import retract_qr
 
 
 class LowRank(NamedTuple):
@@ -66,11 +68,25 @@ class LinearProblem:
         """Output width m."""
         return int(self.cross_moments.shape[-2])
 
-    @cached_property
+    @property
     def optima(self) -> tuple[LowRank, ...]:
-        """The best rank-r update of each concept alone: what any method with learned bases gives for one concept."""
+        """The best rank-r update of each concept alone: what any method with learned bases gives for one concept.
+
+        Computed once for all methods that start from it, as concept trainings are shared in practice.
+        """
+        return self._timed_optima[0]
+
+    @property
+    def optima_seconds(self) -> float:
+        """How long `optima` took."""
+        return self._timed_optima[1]
+
+    @cached_property
+    def _timed_optima(self) -> tuple[tuple[LowRank, ...], float]:
+        started = time.perf_counter()
         pairs = zip(self.moments, self.cross_moments, strict=True)
-        return tuple(learned(solve_moments(S, K, self.rank, self.ridge)) for S, K in pairs)
+        optima = tuple(best_update(S, K, self.rank, self.ridge) for S, K in pairs)
+        return optima, time.perf_counter() - started
 
     def missing(self, concept: int, merged: LowRank) -> Array:
         """Cross moment of what is still missing with `merged` in place: `(D_t - M) Σ_t`, shape (m, n)."""
@@ -109,6 +125,7 @@ class LinearMethod(ABC):
     name: ClassVar[str]
     pretty_name: ClassVar[str]
     role: ClassVar[Role] = "method"
+    starts_from_optima: ClassVar[bool] = False  # its cost includes that of `LinearProblem.optima`
 
     @property
     def settings(self) -> Mapping[str, Scalar]:
@@ -133,10 +150,24 @@ def stack(shares: tuple[LowRank, ...]) -> LowRank:
     return LowRank(np.hstack([share.B for share in shares]), np.vstack([share.A for share in shares]))
 
 
-def learned(solution: tuple[Array, Array, Array]) -> LowRank:
-    """A solution of `seqlora.linear` as a low-rank update."""
-    A, B, _ = solution
-    return LowRank(B, A)
+def best_update(
+    moment: Array,
+    cross_moment: Array,
+    rank: int,
+    ridge: float,
+    forgetting_weight: float = 0.0,
+    past_bases: Array | None = None,
+    past_moment: Array | None = None,
+) -> LowRank:
+    """The optimum of `seqlora.linear.solve_moments` as a low-rank update."""
+    weights = (rank, ridge, forgetting_weight)
+    A, B, _ = solve_moments(moment, cross_moment, *weights, past_bases, past_moment)  # type: ignore[arg-type]
+    return LowRank(np.asarray(B), np.asarray(A))
+
+
+def orthonormal_rows(A: Array) -> Array:
+    """Bases with the same row spaces and orthonormal rows, shape (..., r, n)."""
+    return np.asarray(retract_qr(A))  # type: ignore[arg-type]
 
 
 def coefficients(A: Array, moment: Array, cross_moment: Array, ridge: float) -> Array:
@@ -149,4 +180,4 @@ def coefficients(A: Array, moment: Array, cross_moment: Array, ridge: float) -> 
         ridge: λ > 0, or Σ positive definite on the basis.
     """
     gram = A @ moment @ A.T + ridge * A @ A.T
-    return np.linalg.solve(gram, A @ cross_moment.T).T
+    return np.asarray(np.linalg.solve(gram, A @ cross_moment.T).T)

@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from bench.api import Array
-from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, coefficients, stack
+from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, coefficients, orthonormal_rows, stack
 from seqlora.errors import CapacityError
-from seqlora.subspace import capacity, retract_qr, spread
+from seqlora.subspace import capacity, spread
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Frozen(LinearMethod):
 
     def learn(self, problem: LinearProblem, rng: np.random.Generator) -> Iterator[Stage]:
         """See `LinearMethod.learn`."""
-        shares: tuple[LowRank, ...] = (problem.nothing(),)[:0]
+        shares: tuple[LowRank, ...] = ()
         for t, A in enumerate(self.bases(problem, rng)):
             S, K = problem.moments[t], problem.cross_moments[t]
             alone = LowRank(coefficients(A, S, K, problem.ridge), A)
@@ -54,7 +54,7 @@ class FrozenRandom(Frozen):
 
     def bases(self, problem: LinearProblem, rng: np.random.Generator) -> Array:
         """See `Frozen.bases`."""
-        return retract_qr(rng.standard_normal((problem.concepts, problem.rank, problem.width)))
+        return orthonormal_rows(rng.standard_normal((problem.concepts, problem.rank, problem.width)))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Fusion(LinearMethod):
 
     name = "fusion"
     pretty_name = "least-squares fusion of plain LoRA (Mix-of-Show's objective, exact)"
+    starts_from_optima = True
 
     def learn(self, problem: LinearProblem, rng: np.random.Generator) -> Iterator[Stage]:
         """See `LinearMethod.learn`."""
@@ -49,6 +50,7 @@ class FusionFrozen(Fusion):
     name = "fusion-frozen"
     pretty_name = "least-squares fusion of frozen orthonormal bases"
     role = "control"
+    starts_from_optima = False
 
     def source(self) -> LinearMethod:
         """See `Fusion.source`."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, learned
-from seqlora.linear import solve_moments
+from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, best_update
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class JointRank(LinearMethod):
         for t in range(1, problem.concepts + 1):
             S, K = problem.moments[:t].sum(axis=0), problem.cross_moments[:t].sum(axis=0)
             rank = min(t * problem.rank, problem.width)
-            yield Stage((learned(solve_moments(S, K, rank, problem.ridge)),), problem.optima[t - 1])
+            yield Stage((best_update(S, K, rank, problem.ridge),), problem.optima[t - 1])
 
 
 @dataclass(frozen=True)

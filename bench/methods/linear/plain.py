@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, learned, stack
-from seqlora.linear import solve_moments
+from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, stack
 
 
 @dataclass(frozen=True)
@@ -21,14 +20,15 @@ class PlainSum(LinearMethod):
 
     name = "plain-sum"
     pretty_name = "plain LoRA, sum"
+    starts_from_optima = True
 
     def learn(self, problem: LinearProblem, rng: np.random.Generator) -> Iterator[Stage]:
         """See `LinearMethod.learn`."""
         updates: list[LowRank] = []
-        for S, K, alone in zip(problem.moments, problem.cross_moments, problem.optima, strict=True):
-            updates.append(learned(solve_moments(S, K, problem.rank, problem.ridge)))
+        for alone in problem.optima:
+            updates.append(alone)
             weight = self.weight(updates)
-            yield Stage(tuple(LowRank(weight * B, A) for B, A in updates), alone, updates[-1].A)
+            yield Stage(tuple(LowRank(weight * B, A) for B, A in updates), alone, alone.A)
 
     def weight(self, updates: list[LowRank]) -> float:
         """Merge weight of every update."""

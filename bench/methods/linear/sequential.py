@@ -12,8 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, learned, stack
-from seqlora.linear import solve_moments
+from bench.methods.linear.api import LinearMethod, LinearProblem, LowRank, Stage, best_update, stack
 
 
 @dataclass(frozen=True)
@@ -28,16 +27,16 @@ class Sequential(LinearMethod):
         past_moment = np.zeros((problem.width, problem.width))
         for t, S in enumerate(problem.moments):
             past = stack(shares) if shares else problem.nothing()
-            solution = solve_moments(
+            update = best_update(
                 S,
                 problem.missing(t, past),
                 problem.rank,
                 problem.ridge,
-                forgetting_weight=self.forgetting_weight,
+                self.forgetting_weight,
                 past_bases=past.A if self.orthogonal and shares else None,
-                past_moment=past_moment if shares else None,
+                past_moment=past_moment,
             )
-            shares = (*shares, learned(solution))
+            shares = (*shares, update)
             past_moment = past_moment + S  # every earlier concept counts as much as the new one
             yield Stage(shares, problem.optima[t], shares[-1].A)
 
