@@ -1,0 +1,105 @@
+"""Where a new basis starts: the closed form of one linearised step, a random one, or a least-overlap one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqlora.adapters import AdaptedLayer, recording
+from seqlora.config import SeqLoRAConfig
+from seqlora.errors import NonFiniteError
+from seqlora.groups import LayerGroup
+from seqlora.linear import solve_moments
+from seqlora.moments import ExactMoment, Moment, SketchedMoment
+from seqlora.subspace import project_out, retract_qr, spread
+
+Loss = Callable[[torch.nn.Module, Any], Tensor]
+
+
+def gather_moments(
+    model: torch.nn.Module, layers: Sequence[AdaptedLayer], batches: Iterable[Any], loss: Loss, config: SeqLoRAConfig
+) -> dict[str, Moment]:
+    """Second moment of every layer's input over `batches`, without gradients."""
+    moments: dict[str, Moment] = {
+        layer.name: (
+            ExactMoment(layer.weight.shape[1])
+            if config.moments == "exact"
+            else SketchedMoment(layer.weight.shape[1], config.sketch_size)
+        )
+        for layer in layers
+    }
+    with torch.no_grad(), recording(layers, lambda layer, rows: moments[layer.name].update(rows)):
+        for batch in batches:
+            loss(model, batch)
+    return moments
+
+
+def gather_gradients(
+    model: torch.nn.Module, layers: Sequence[AdaptedLayer], batches: Iterable[Any], loss: Loss
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Second moments (n, n) and mean weight gradients (m, n) of every layer, in one pass of forward and backward."""
+    moments = {layer.name: ExactMoment(layer.weight.shape[1]) for layer in layers}
+    gradients = {layer.name: torch.zeros(layer.weight.shape, dtype=torch.float64) for layer in layers}
+
+    def add_gradient(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
+        # dL/dW = sum over tokens of (dL/dy) x^T
+        gradients[layer.name] += (output_gradient.mT @ rows).to(gradients[layer.name])
+
+    for layer in layers:
+        layer.B.requires_grad_(True)  # B = 0 changes nothing, but makes every layer's output part of the graph
+    with recording(layers, lambda layer, rows: moments[layer.name].update(rows), add_gradient):
+        for batch in batches:
+            value = loss(model, batch)
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteError("the loss is not finite before any step; check the data and the model")
+            torch.autograd.backward(value, inputs=[layer.B for layer in layers])
+    return {name: moment.matrix() for name, moment in moments.items()}, gradients
+
+
+def moment_start(
+    group: LayerGroup,
+    moments: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    past: Mapping[str, Tensor],
+    damping: float,
+) -> Tensor:
+    """Bases of the best rank-r step: section 1's closed form with K = -dL/dW, in the complement of `past`.
+
+    The second moment is scaled to mean eigenvalue 1 and `damping` is the ridge; `damping -> inf` gives the leading
+    right singular vectors of the weight gradient.
+
+    Returns:
+        Shape (L, r, n), float64.
+    """
+    S = torch.stack([moments[name] for name in group.names]).double()
+    S = S / S.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(S.dtype).tiny)[:, None, None]
+    if group.past_factor is not None:
+        F = group.past_factor.double()
+        past_moment = F.mT @ F
+        S = S + past_moment / past_moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)[:, None, None]
+    K = -torch.stack([gradients[name] for name in group.names]).double()
+    K = K / K.flatten(1).norm(dim=1).clamp_min(torch.finfo(K.dtype).tiny)[:, None, None]
+    used = torch.stack([past[name] for name in group.names]).double() if group.mode == "orthogonal" else None
+    return solve_moments(S, K, group.A.shape[-2], ridge=damping, past_bases=used).A
+
+
+def random_start(group: LayerGroup, past: Mapping[str, Tensor], rng: np.random.Generator) -> Tensor:
+    """Haar-distributed bases, in the complement of `past` where bases must be orthogonal. Shape (L, r, n)."""
+    A = torch.from_numpy(rng.standard_normal(tuple(group.A.shape)))
+    if group.mode == "orthogonal":
+        A = project_out(A, torch.stack([past[name] for name in group.names]).double())
+    return retract_qr(A)
+
+
+def spread_start(group: LayerGroup, concept: int, concepts: int, seed: int) -> Tensor:
+    """The bases of concept number `concept` in the least-overlap arrangement of all `concepts`. Shape (L, r, n)."""
+    rank, n = group.A.shape[-2:]
+    bases = [
+        spread(n, rank, concepts, np.random.default_rng([seed, *name.encode()]))[concept % concepts]
+        for name in group.names
+    ]
+    return torch.from_numpy(np.stack(bases))
