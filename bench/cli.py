@@ -26,6 +26,7 @@ from bench.progress import Watch
 from bench.registry import load
 from bench.runner import Job, Summary, run
 from bench.schema import CellRecord
+from bench.selection import selected, settings
 from bench.store import Store
 from bench.suites import SUITES
 from bench.tasks import TASKS, load_task
@@ -45,6 +46,7 @@ MOUNTED: dict[str, tuple[str, str]] = {
 }
 
 CPUS = os.cpu_count() or 1
+WORTH_WORKERS = 20.0  # seconds of work below which starting worker processes (each imports torch) saves nothing
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the store.")]
 SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci or full.")]
@@ -53,56 +55,10 @@ Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this m
 Concepts = Annotated[str, typer.Option("--concepts", help="Numbers of concepts: 2,4,8.")]
 SeedRange = Annotated[str, typer.Option("--seeds", help="How many seeds (8 is 0..7), or which: 3,5 or 8-15.")]
 Shard = Annotated[str, typer.Option("--shard", help="i/n: only every n-th group of cells, starting with the i-th.")]
+ExecutorName = Annotated[str, typer.Option(help="serial, loky, dask, submitit; auto: loky if that saves time.")]
 Workers = Annotated[int, typer.Option(min=1, help="Cells at the same time (not with serial).")]
 Threads = Annotated[int, typer.Option(min=1, help="BLAS and torch threads a cell; 1 is reproducible.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value for the tasks: base, clip, device.")]
-
-
-def selected(
-    suite: str, tasks: list[str] | None, methods: list[str] | None, concepts: str, seeds: str, shard: str = ""
-) -> list[Cell]:
-    """The cells that the options choose.
-
-    Raises:
-        BadInputError: an unknown name or a malformed number.
-    """
-    chosen = SUITES[suite].restricted(tasks or (), methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
-    return in_shard(chosen.cells(), shard)
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Non-negative integers from "2,4,8" or "8-15"; () from ""."""
-    values: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise BadInputError(f"{option} {text!r} is no list of numbers; write for example 2,4,8 or 0-7")
-        values += range(int(first), int(last) + 1) if dash else [int(first)]
-    if text and not values:
-        raise BadInputError(f"{option} {text!r} holds no number; write for example 2,4,8 or 0-7")
-    return tuple(values)
-
-
-def seed_range(text: str) -> tuple[int, ...]:
-    """Seeds from "8" (the first eight), "3,5" or "8-15"; () from ""."""
-    values = numbers(text, "--seeds")
-    if text.isdecimal():
-        if values == (0,):
-            raise BadInputError("--seeds 0 asks for no seed at all; --seeds 1 is seed 0 alone, 0-0 too")
-        return tuple(range(values[0]))
-    return values
-
-
-def in_shard(cells: list[Cell], shard: str) -> list[Cell]:
-    """The i-th of n shares, by groups that share their data."""
-    if not shard:
-        return cells
-    index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise BadInputError(f"--shard {shard!r} is not i/n with 1 <= i <= n")
-    groups = list(dict.fromkeys((c.task, c.n_concepts, c.order, c.seed) for c in cells))
-    mine = set(groups[int(index) - 1 :: int(count)])
-    return [c for c in cells if (c.task, c.n_concepts, c.order, c.seed) in mine]
 
 
 @app.command("run")
@@ -112,7 +68,7 @@ def run_command(
     method: Methods = None,
     concepts: Concepts = "",
     seeds: SeedRange = "",
-    executor: Annotated[str, typer.Option(help="serial, loky, dask or submitit.")] = "serial",
+    executor: ExecutorName = "auto",
     workers: Workers = CPUS,
     threads: Threads = 1,
     scheduler: Annotated[str, typer.Option(help="dask: address of a scheduler; submitit: slurm or local.")] = "",
@@ -127,6 +83,8 @@ def run_command(
     """Run the cells of a suite that are not in the store yet."""
     cells = selected(suite, task, method, concepts, seeds, shard)
     store = Store(out)
+    if executor == "auto":
+        executor = "serial" if workers == 1 or expected_seconds(cells, store, force) < WORTH_WORKERS else "loky"
     if dry_run:
         return plan(cells, store, 1 if executor == "serial" else workers, force)
     job = Job(out, threads, force, retry_failed, settings(option or []))
@@ -142,21 +100,22 @@ def run_command(
     raise typer.Exit(summary.exit_code)
 
 
-def settings(options: list[str]) -> dict[str, str]:
-    """Task options from "name=value"."""
-    pairs = [option.partition("=") for option in options]
-    for name, equals, _ in pairs:
-        if not (name and equals):
-            raise BadInputError(f"--set {name!r} is not name=value")
-    return {name: value for name, _, value in pairs}
+def to_run(cells: list[Cell], store: Store, force: bool) -> list[Cell]:
+    """The cells that `run` would compute."""
+    return [cell for cell in cells if force or store.state(cell) in ("missing", "corrupt")]
+
+
+def expected_seconds(cells: list[Cell], store: Store, force: bool, workers: int = 1) -> float:
+    """How long `run` would take."""
+    return estimate_seconds(to_run(cells, store, force), store.all_records(), workers)
 
 
 def plan(cells: list[Cell], store: Store, workers: int, force: bool) -> None:
     """Print which cells are missing and how long they will take."""
-    missing = [c for c in cells if force or store.state(c) in ("missing", "corrupt")]
+    missing = to_run(cells, store, force)
     for cell in missing:
         print(cell)
-    seconds = estimate_seconds(missing, store.all_records(), workers)
+    seconds = expected_seconds(cells, store, force, workers)
     say(f"{len(missing)} of {len(cells)} cells to run, about {in_words(seconds)} with {workers} at a time")
 
 

@@ -1,0 +1,63 @@
+"""From the texts on the command line to cells: suites, numbers, seeds, shards, task options."""
+
+from __future__ import annotations
+
+from bench.api import Cell
+from bench.suites import SUITES
+from seqlora.errors import BadInputError
+
+
+def selected(
+    suite: str, tasks: list[str] | None, methods: list[str] | None, concepts: str, seeds: str, shard: str = ""
+) -> list[Cell]:
+    """The cells that the options choose.
+
+    Raises:
+        BadInputError: an unknown name or a malformed number.
+    """
+    chosen = SUITES[suite].restricted(tasks or (), methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
+    return in_shard(chosen.cells(), shard)
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Non-negative integers from "2,4,8" or "8-15"; () from ""."""
+    values: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BadInputError(f"{option} {text!r} is no list of numbers; write for example 2,4,8 or 0-7")
+        values += range(int(first), int(last) + 1) if dash else [int(first)]
+    if text and not values:
+        raise BadInputError(f"{option} {text!r} holds no number; write for example 2,4,8 or 0-7")
+    return tuple(values)
+
+
+def seed_range(text: str) -> tuple[int, ...]:
+    """Seeds from "8" (the first eight), "3,5" or "8-15"; () from ""."""
+    values = numbers(text, "--seeds")
+    if text.isdecimal():
+        if values == (0,):
+            raise BadInputError("--seeds 0 asks for no seed at all; --seeds 1 is seed 0 alone, 0-0 too")
+        return tuple(range(values[0]))
+    return values
+
+
+def in_shard(cells: list[Cell], shard: str) -> list[Cell]:
+    """The i-th of n shares, by groups that share their data."""
+    if not shard:
+        return cells
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise BadInputError(f"--shard {shard!r} is not i/n with 1 <= i <= n")
+    groups = list(dict.fromkeys((c.task, c.n_concepts, c.order, c.seed) for c in cells))
+    mine = set(groups[int(index) - 1 :: int(count)])
+    return [c for c in cells if (c.task, c.n_concepts, c.order, c.seed) in mine]
+
+
+def settings(options: list[str]) -> dict[str, str]:
+    """Task options from "name=value"."""
+    pairs = [option.partition("=") for option in options]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise BadInputError(f"--set {name!r} is not name=value")
+    return {name: value for name, _, value in pairs}
