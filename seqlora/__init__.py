@@ -4,8 +4,10 @@ Not the naive baseline that the continual-learning literature calls "SeqLoRA": h
 all earlier ones (arXiv 2605.22743, reconstructed; see NOTATION.md).
 """
 
+from seqlora.config import SeqLoRAConfig
 from seqlora.linear import LinearSolution, solve_linear
+from seqlora.sequence import ConceptSequence, Step
 
 __version__ = "0.1.0"
 
-__all__ = ["LinearSolution", "solve_linear"]
+__all__ = ["ConceptSequence", "LinearSolution", "SeqLoRAConfig", "Step", "solve_linear"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -39,12 +39,12 @@ class AdaptedLayer:
     @property
     def A(self) -> nn.Parameter:
         """PEFT's lora_A, shape (r, n) for linear layers, (r, in, k, k) for convolutions."""
-        return self.module.lora_A[ADAPTER].weight
+        return cast(nn.Parameter, self.module.lora_A[ADAPTER].weight)
 
     @property
     def B(self) -> nn.Parameter:
         """PEFT's lora_B."""
-        return self.module.lora_B[ADAPTER].weight
+        return cast(nn.Parameter, self.module.lora_B[ADAPTER].weight)
 
     def input_rows(self, value: Tensor) -> Tensor:
         """The layer's input as rows that W multiplies, shape (N, n): tokens, or patches of a convolution."""
@@ -127,7 +127,8 @@ def recording(
 
     try:
         for layer in layers:
-            handles.append(layer.module.register_forward_hook(watch(layer)))  # noqa: PERF401 (remove what was added)
+            module = cast(nn.Module, layer.module)
+            handles.append(module.register_forward_hook(watch(layer)))
         yield
     finally:
         for handle in handles:
@@ -174,8 +175,3 @@ def _as_matrix(module: Any) -> Tensor:
     """Weight of a layer as an (m, n) view."""
     weight: Tensor = module.weight.data
     return weight.mT if isinstance(module, Conv1D) else weight.view(weight.shape[0], -1)
-
-
-def as_rows(parameter: Tensor) -> Tensor:
-    """A LoRA factor as a matrix, whatever trailing kernel dimensions it has."""
-    return parameter.view(parameter.shape[0], -1)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def to_numpy(value: Any) -> Any:
@@ -24,7 +22,7 @@ def to_numpy(value: Any) -> Any:
     return value
 
 
-def array_friendly(function: F) -> F:
+def array_friendly(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a tensor function: if any argument is an ndarray, the result comes back as ndarrays."""
 
     def convert(value: Any) -> Any:
@@ -36,4 +34,4 @@ def array_friendly(function: F) -> F:
         result = function(*map(convert, args), **{key: convert(value) for key, value in kwargs.items()})
         return to_numpy(result) if has_array else result
 
-    return wrapper  # type: ignore[return-value]
+    return wrapper

@@ -109,12 +109,12 @@ class BilevelOptimizer:
                     tensors[f"lower.{index}.{key}"] = value
                 else:
                     scalars["lower"][f"{index}.{key}"] = value
-        for index, (group, upper) in enumerate(zip(self.groups, self.upper, strict=True)):
-            tensors[f"A.{index}"], tensors[f"B.{index}"] = group.A.data, group.B.data
-            tensors[f"upper.{index}.mean"], tensors[f"upper.{index}.scale"] = upper.mean, upper.scale
+        for g, (group, upper) in enumerate(zip(self.groups, self.upper, strict=True)):
+            tensors[f"A.{g}"], tensors[f"B.{g}"] = group.A.data, group.B.data
+            tensors[f"upper.{g}.mean"], tensors[f"upper.{g}.scale"] = upper.mean, upper.scale
         scalars["upper_counts"] = [upper.count for upper in self.upper]
-        for index, parameter in enumerate(self.extra):
-            tensors[f"extra.{index}"] = parameter.data
+        for g, parameter in enumerate(self.extra):
+            tensors[f"extra.{g}"] = parameter.data
         return tensors, scalars
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
@@ -127,11 +127,11 @@ class BilevelOptimizer:
                 index, _, name = rest.partition(".")
                 state.setdefault(int(index), {})[name] = value.clone() if isinstance(value, Tensor) else value
         self.lower.load_state_dict({**self.lower.state_dict(), "state": state})
-        for index, (group, upper) in enumerate(zip(self.groups, self.upper, strict=True)):
-            group.A.data.copy_(tensors[f"A.{index}"])
-            group.B.data.copy_(tensors[f"B.{index}"])
-            upper.mean.copy_(tensors[f"upper.{index}.mean"])
-            upper.scale.copy_(tensors[f"upper.{index}.scale"])
-            upper.count = scalars["upper_counts"][index]
-        for index, parameter in enumerate(self.extra):
-            parameter.data.copy_(tensors[f"extra.{index}"])
+        for g, (group, upper) in enumerate(zip(self.groups, self.upper, strict=True)):
+            group.A.data.copy_(tensors[f"A.{g}"])
+            group.B.data.copy_(tensors[f"B.{g}"])
+            upper.mean.copy_(tensors[f"upper.{g}.mean"])
+            upper.scale.copy_(tensors[f"upper.{g}.scale"])
+            upper.count = scalars["upper_counts"][g]
+        for g, parameter in enumerate(self.extra):
+            parameter.data.copy_(tensors[f"extra.{g}"])

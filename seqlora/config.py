@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
@@ -116,6 +116,6 @@ class SeqLoRAConfig:
         """One line a field: name, default, meaning."""
         lines = []
         for entry in fields(cls):
-            default = entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+            default = getattr(cls(), entry.name)
             lines.append(f"{entry.name} = {default!r}: {entry.metadata['help']}")
         return "\n".join(lines)

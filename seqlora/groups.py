@@ -50,7 +50,8 @@ class LayerGroup:
                 parameter.data = stack.data[index].view(parameter.shape)
                 parameter.grad = stack.grad[index].view(parameter.shape)
             stacks.append(stack)
-        return cls(layers, mode, *stacks)
+        A, B = stacks
+        return cls(layers, mode, A, B)
 
     @property
     def names(self) -> list[str]:

@@ -92,6 +92,16 @@ class SketchedMoment:
         return F.mT @ F
 
 
+def merge_factors(F_1: Tensor, F_2: Tensor, size: int) -> Tensor:
+    """Rows F, at most `size`, with F^T F = F_1^T F_1 + F_2^T F_2: exact for size >= n, else a frequent-directions step.
+
+    Sketches are mergeable: the error of the result is at most the sum of both errors plus what this step removes.
+    """
+    _, s, Vh = torch.linalg.svd(torch.cat([F_1, F_2]), full_matrices=False)
+    cut = s[size - 1] ** 2 if size < len(s) else s.new_zeros(())
+    return (s**2 - cut).clamp_min(0).sqrt()[:size].unsqueeze(-1) * Vh[:size]
+
+
 Moment = ExactMoment | SketchedMoment
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqlora.adapters import AdaptedLayer, recording
@@ -98,8 +100,11 @@ def random_start(group: LayerGroup, past: Mapping[str, Tensor], rng: np.random.G
 def spread_start(group: LayerGroup, concept: int, concepts: int, seed: int) -> Tensor:
     """The bases of concept number `concept` in the least-overlap arrangement of all `concepts`. Shape (L, r, n)."""
     rank, n = group.A.shape[-2:]
-    bases = [
-        spread(n, rank, concepts, np.random.default_rng([seed, *name.encode()]))[concept % concepts]
-        for name in group.names
-    ]
-    return torch.from_numpy(np.stack(bases))
+    return torch.from_numpy(
+        np.stack([_arrangement(n, rank, concepts, seed, name)[concept % concepts] for name in group.names])
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _arrangement(n: int, rank: int, concepts: int, seed: int, layer: str) -> NDArray[np.float64]:
+    return spread(n, rank, concepts, np.random.default_rng([seed, *layer.encode()]))

@@ -1,0 +1,392 @@
+"""Learn concepts one after another; the merged model is the base weight plus a plain sum."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqlora import storage
+from seqlora.adapters import diffusers_prefix, export_lora, inject, target_widths
+from seqlora.bilevel import BilevelOptimizer, Level
+from seqlora.capacity import LayerPlan, plan_layers
+from seqlora.config import SeqLoRAConfig
+from seqlora.errors import BadInputError, NonFiniteError
+from seqlora.files import check_name, read_tensors, write_tensors
+from seqlora.groups import complement_projectors, group_layers, remaining_room
+from seqlora.moments import merge_factors
+from seqlora.start import Loss, gather_gradients, gather_moments, moment_start, random_start, spread_start
+from seqlora.storage import Concept
+
+Hook = Callable[["ConceptSequence", str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: which concept, its number, the loss before it, and which level moved."""
+
+    concept: str
+    index: int
+    loss: float
+    level: Level
+
+
+class ConceptSequence:
+    """Concepts learnt in sequence on any model whose linear (or 2-d convolution) layers PEFT can adapt.
+
+    A concept is one PEFT adapter of scale 1. When it is finished its update is added to a running delta of the base
+    weight, so a step costs the same for the 60th concept as for the first; the factors of every concept are kept and
+    `W0 + sum B_i A_i` is rebuilt from them exactly.
+
+    Args:
+        model: moved to its device and dtype before; it is changed in place (adapters injected, all else frozen).
+        config: the method and its budget.
+        folder: where concepts and checkpoints are stored as they come. If it already holds a sequence of the same
+            configuration, that sequence is taken up: finished concepts are loaded, `learn` skips them, and an
+            interrupted one goes on from its last checkpoint, bit for bit the same on one thread.
+        checkpoint_every: steps between two checkpoints of the concept being learnt.
+
+    Raises:
+        BadInputError: the pattern selects nothing, or the folder holds a sequence of another configuration.
+        CapacityError: the planned concepts do not fit and the policy is "error".
+    """
+
+    def __init__(
+        self, model: nn.Module, config: SeqLoRAConfig, folder: str | Path | None = None, checkpoint_every: int = 50
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.folder = Path(folder) if folder is not None else None
+        self.checkpoint_every = checkpoint_every
+        self.concepts: dict[str, Concept] = {}
+        widths = target_widths(model, config.target_modules)
+        self.plan = self._plan(widths, config.planned_concepts)
+        self.layers = inject(model, self.plan)
+        self.groups = group_layers(self.layers, self.plan)
+        self.base = {layer.name: layer.weight.clone() for layer in self.layers}
+        self._delta = {layer.name: torch.zeros_like(layer.weight) for layer in self.layers}
+        # F with F^T F = sum of the second moments of what must be remembered, and how many moments that is
+        self.past_factors = {name: torch.zeros(0, width, dtype=torch.float64) for name, width in widths.items()}
+        self.remembered = 0
+        self._hooks: dict[str, list[Hook]] = {"concept_start": [], "concept_end": []}
+        if self.folder is not None and (self.folder / storage.INDEX).exists():
+            self._load(self.folder, check_config=True)
+
+    def _plan(self, widths: Mapping[str, int], concepts: int | None) -> dict[str, LayerPlan]:
+        config = self.config
+        return plan_layers(widths, config.rank, concepts, config.capacity, config.orthogonal)
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        name: str,
+        batches: Iterable[Any],
+        loss: Loss,
+        *,
+        steps: int | None = None,
+        extra: Mapping[str, nn.Parameter] | None = None,
+    ) -> Iterator[Step]:
+        """Learn one concept; iterate over the result to run it. The concept counts once the iterator is exhausted.
+
+        Args:
+            name: name of the concept: letters, digits, `-`, `_`, `.`.
+            batches: one batch a step. Random batches must come from a generator of their own (not torch's global
+                one), so that a resumed run sees the same ones.
+            loss: `loss(model, batch)` -> scalar, a mean over the batch.
+            steps: number of steps; default: all batches.
+            extra: further parameters of the concept, trained in the lower level and stored with it.
+
+        Yields:
+            One `Step` for each batch.
+
+        Raises:
+            BadInputError: a bad or used name, no batches, fewer batches than steps.
+            CapacityError: the bases of the earlier concepts leave too little room.
+            NonFiniteError: the loss became NaN or infinite; the concept is dropped, earlier ones are untouched.
+        """
+        check_name(name, "concept")
+        extra = dict(extra or {})
+        if name in self.concepts:
+            if self.folder is None:
+                raise BadInputError(f"concept {name!r} is already learnt; choose another name")
+            self._skip(self.concepts[name], extra)
+            return iter(())
+        if steps is None and isinstance(batches, Sized):
+            steps = len(batches)
+        if self.config.schedule == "cosine" and steps is None:
+            raise BadInputError("schedule='cosine' needs to know the number of steps; pass steps=")
+        self._plan({k: v.shape[1] for k, v in self.base.items()}, len(self.concepts) + 1)  # raises if it is full
+        return self._learn(name, batches, loss, steps, extra)
+
+    def _learn(
+        self, name: str, batches: Iterable[Any], loss: Loss, steps: int | None, extra: dict[str, nn.Parameter]
+    ) -> Iterator[Step]:
+        stream = iter(batches)
+        head = list(itertools.islice(stream, self.config.start_batches))  # kept for the start and the moments
+        if not head or (steps is not None and steps < 1):
+            raise BadInputError(f"concept {name!r} has no batches; check its folder")
+        for hook in self._hooks["concept_start"]:
+            hook(self, name)
+        checkpoint, finished = self._checkpoint_path(name), False
+        try:
+            optimizer = self._begin(name, head, loss, steps, extra)
+            index = optimizer.count - 1
+            for index, batch in enumerate(itertools.islice(itertools.chain(head, stream), steps)):
+                if index < optimizer.count:
+                    continue  # done before the interruption
+                yield Step(name, index, *self._step(optimizer, batch, loss, name, index))
+                if checkpoint is not None and optimizer.count % self.checkpoint_every == 0:
+                    storage.write_checkpoint(checkpoint, self.config, *optimizer.state_dict())
+            if steps is not None and index + 1 < steps:
+                raise BadInputError(
+                    f"concept {name!r}: {index + 1} batches for {steps} steps; give more or repeat them"
+                )
+            self._finish(name, head, loss, extra)
+            finished = True
+        finally:
+            if not finished:  # leave the merged model as it was before this concept
+                self._clear_adapter()
+                self.activate()
+        for hook in self._hooks["concept_end"]:
+            hook(self, name)
+
+    def _step(self, optimizer: BilevelOptimizer, batch: Any, loss: Loss, name: str, index: int) -> tuple[float, Level]:
+        optimizer.prepare()
+        value = loss(self.model, batch)
+        number = float(value.detach())
+        if not np.isfinite(number):
+            raise NonFiniteError(
+                f"concept {name!r}: the loss is {number} at step {index}; lower the learning rates or check the images"
+            )
+        value.backward()
+        return number, optimizer.step()
+
+    def _begin(
+        self, name: str, head: list[Any], loss: Loss, steps: int | None, extra: Mapping[str, nn.Parameter]
+    ) -> BilevelOptimizer:
+        """Put the model in its starting state for this concept: weights, constraint, penalty, bases."""
+        self._clear_adapter()
+        self.activate(None if self.config.train_on == "merged" else ())
+        past = self.past_bases()
+        for group in self.groups:
+            if self.config.orthogonal:
+                group.projector = complement_projectors(group, past)
+            self._set_penalty(group)
+            if self.config.max_update_norm is not None:
+                group.room = remaining_room(group, self._used_output, self.config.max_update_norm)
+        optimizer = BilevelOptimizer(self.groups, self.config, extra, steps)
+        checkpoint = self._checkpoint_path(name)
+        if checkpoint is not None and checkpoint.exists():
+            optimizer.load_state_dict(*storage.read_checkpoint(checkpoint, self.config))
+            return optimizer
+        rng = np.random.default_rng([self.config.seed, len(self.concepts)])
+        moments: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
+        if self.config.start == "moments":
+            with self._aside(), torch.enable_grad():
+                moments, gradients = gather_gradients(self.model, self.layers, head, loss)
+        for group in self.groups:
+            if group.mode == "spread":
+                planned = self.config.planned_concepts or 1
+                A = spread_start(group, len(self.concepts), planned, self.config.seed)
+            elif self.config.start == "moments":
+                A = moment_start(group, moments, gradients, past, self.config.start_damping)
+            else:
+                A = random_start(group, past, rng)
+            group.set_bases(A)
+        return optimizer
+
+    def _finish(self, name: str, head: list[Any], loss: Loss, extra: Mapping[str, nn.Parameter]) -> None:
+        """Polish the bases, fold the update into the weights, remember the layer's moments, store all."""
+        past, factors = self.past_bases(), {}
+        for group in self.groups:
+            if self.config.basis != "free":
+                group.polish(past)
+            for index, layer in enumerate(group.names):
+                A, B = group.A.data[index].clone(), group.B.data[index].clone()
+                if not bool(torch.isfinite(A).all() and torch.isfinite(B).all()):
+                    raise NonFiniteError(f"concept {name!r}: the factors of {layer} are not finite; lower the rates")
+                factors[layer] = (A, B)
+        values = {key: parameter.detach().clone() for key, parameter in extra.items()}
+        self._clear_adapter()
+        self._add(Concept(name, factors, values, torch.get_rng_state()))
+        if self.config.train_on == "base":
+            self.activate([name])
+        if self.config.keeps_moments:
+            self.remember(head, loss)
+        self.activate()
+        if self.folder is not None:
+            self.save_pretrained(self.folder)
+            checkpoint = self._checkpoint_path(name)
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+
+    def remember(self, batches: Iterable[Any], loss: Loss) -> None:
+        """Add the layers' second moments on `batches` to what the forgetting penalty protects.
+
+        Called for every finished concept; call it with generic prompts to protect the base model as well.
+        """
+        with self._aside():
+            moments = gather_moments(self.model, self.layers, batches, loss, self.config)
+        for layer in self.layers:
+            width = layer.weight.shape[1]
+            size = width if self.config.moments == "exact" else min(self.config.sketch_size, width)
+            factor = moments[layer.name].factor()
+            self.past_factors[layer.name] = merge_factors(self.past_factors[layer.name], factor, size)
+        self.remembered += 1
+
+    def _set_penalty(self, group: Any) -> None:
+        """Weights w of tr(B A S_past A^T B^T) / 2 for a group of layers."""
+        weight = self.config.forgetting_weight
+        if weight == 0 or self.remembered == 0:
+            return
+        F = torch.stack([self.past_factors[name] for name in group.names])
+        if self.config.forgetting_scale == "none":
+            scale = F.new_full((len(group.names),), weight)
+        else:
+            # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
+            W = torch.stack([self.base[name].to(F) for name in group.names])
+            energy = (W @ F.mT).square().sum((-2, -1)).clamp_min(torch.finfo(F.dtype).tiny)
+            scale = 2 * weight * self.remembered / (len(self.layers) * energy)
+        group.past_factor, group.penalty_weight = F.to(group.A), scale.to(group.A)
+
+    def add_hook(self, event: Literal["concept_start", "concept_end"], hook: Hook) -> None:
+        """Call `hook(sequence, name)` before or after every concept that is learnt (not for those taken up)."""
+        if event not in self._hooks:
+            raise BadInputError(f"unknown event {event!r}; use 'concept_start' or 'concept_end'")
+        self._hooks[event].append(hook)
+
+    # --- the merged model ---------------------------------------------------------------------------------------
+
+    def past_bases(self) -> dict[str, Tensor]:
+        """Bases of all finished concepts, stacked: layer name -> (p, n)."""
+        stacked = {}
+        for name, W in self.base.items():
+            bases = [concept.factors[name][0] for concept in self.concepts.values()]
+            stacked[name] = torch.cat(bases) if bases else W.new_zeros(0, W.shape[1])
+        return stacked
+
+    @torch.no_grad()
+    def activate(self, concepts: Iterable[str] | Mapping[str, float] | None = None) -> None:
+        """Set the weights to the base plus a sum over concepts: all (default), some, or a weighted sum of some.
+
+        All of them cost one addition a layer, whatever their number; others are summed from their factors.
+        """
+        weights = (
+            dict.fromkeys(concepts, 1.0) if concepts is not None and not isinstance(concepts, Mapping) else concepts
+        )
+        for name in weights or ():
+            if name not in self.concepts:
+                raise BadInputError(f"unknown concept {name!r}; learnt so far: {', '.join(self.concepts) or 'none'}")
+        for layer in self.layers:
+            W0 = self.base[layer.name]
+            if weights is None:
+                torch.add(W0, self._delta[layer.name], out=layer.weight)
+                continue
+            total = torch.zeros_like(W0)
+            for name, weight in weights.items():
+                A, B = self.concepts[name].factors[layer.name]
+                total.addmm_(B.to(total), A.to(total), alpha=weight)
+            layer.weight.copy_(W0 + total)
+
+    @torch.no_grad()
+    def _add(self, concept: Concept) -> None:
+        self.concepts[concept.name] = concept
+        for name, (A, B) in concept.factors.items():
+            delta = self._delta[name]
+            delta.addmm_(B.to(delta), A.to(delta))  # running sum of B_i A_i, in the order of learning
+        self.activate()
+
+    def _used_output(self, name: str) -> Tensor:
+        """Sum of B_i B_i^T over finished concepts, shape (m, m)."""
+        B = [concept.factors[name][1].double() for concept in self.concepts.values()]
+        m = self.base[name].shape[0]
+        return torch.cat(B, 1) @ torch.cat(B, 1).mT if B else torch.zeros(m, m, dtype=torch.float64)
+
+    def _clear_adapter(self) -> None:
+        for group in self.groups:
+            group.B.data.zero_()
+            group.require_basis_gradient(False)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Draw random numbers without moving the global generator: from a state that depends on the concept only."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(
+                int(
+                    np.random.SeedSequence([self.config.seed, self.remembered, len(self.concepts)]).generate_state(1)[0]
+                )
+            )
+            yield
+
+    # --- storage ------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Store all concepts and, if kept, the past moments; a crash leaves the folder's former state."""
+        folder = Path(folder)
+        known = {}
+        if (folder / storage.INDEX).exists():
+            known = {entry["name"]: entry for entry in storage.read_index(folder)["concepts"]}
+        entries = [known.get(name) or storage.write_concept(folder, c) for name, c in self.concepts.items()]
+        moments: dict[str, Any] = {"remembered": self.remembered, "file": ""}
+        if self.remembered:
+            moments["file"] = f"moments-{self.remembered}.safetensors"
+            write_tensors(folder / moments["file"], self.past_factors)
+        storage.write_index(folder, self.config.to_json(), entries, moments)
+        for old in folder.glob("moments-*.safetensors"):
+            if old.name != moments["file"]:
+                old.unlink()
+
+    @classmethod
+    def from_pretrained(cls, model: nn.Module, folder: str | Path) -> ConceptSequence:
+        """Take up a stored sequence on its base model; the configuration comes from the folder.
+
+        Raises:
+            StoredFileError: files missing, truncated, altered, of another schema, or for another model.
+        """
+        folder = Path(folder)
+        sequence = cls(model, SeqLoRAConfig.from_json(storage.read_index(folder)["config"]))
+        sequence._load(folder, check_config=False)
+        return sequence
+
+    def _load(self, folder: Path, check_config: bool) -> None:
+        index = storage.read_index(folder)
+        if check_config:
+            storage.check_config(folder, index["config"], self.config)
+        shapes = {layer.name: (layer.weight.shape[0], layer.weight.shape[1]) for layer in self.layers}
+        for entry in index["concepts"]:
+            self._add(storage.read_concept(folder, entry, shapes))
+        self.remembered = int(index["moments"]["remembered"])
+        if index["moments"]["file"]:
+            self.past_factors = read_tensors(folder / check_name(index["moments"]["file"], "moments file"))
+
+    def export(self, folder: str | Path, concept: str, prefix: str | None = None) -> None:
+        """Write one concept as a LoRA that `PeftModel.from_pretrained` and diffusers' `load_lora_weights` read.
+
+        Args:
+            folder: created if missing.
+            concept: its name.
+            prefix: diffusers' component name; default "unet", or none if the model holds components by name.
+        """
+        if concept not in self.concepts:
+            raise BadInputError(f"unknown concept {concept!r}; learnt so far: {', '.join(self.concepts) or 'none'}")
+        prefix = diffusers_prefix(self.model) if prefix is None else prefix
+        export_lora(folder, self.concepts[concept].factors, self.layers, prefix)
+
+    def _checkpoint_path(self, name: str) -> Path | None:
+        return self.folder / "partial" / f"{name}.safetensors" if self.folder is not None else None
+
+    def _skip(self, concept: Concept, extra: Mapping[str, nn.Parameter]) -> None:
+        """Leave parameters and torch's generator as they were when `concept` was finished."""
+        for key, parameter in extra.items():
+            parameter.data.copy_(concept.extra[key])
+        if concept.random_state is not None:
+            torch.set_rng_state(concept.random_state)

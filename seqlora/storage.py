@@ -1,0 +1,125 @@
+"""What a sequence of concepts looks like on disk: an index, one safetensors file a concept, one of past moments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqlora.config import SeqLoRAConfig
+from seqlora.errors import BadInputError, StoredFileError
+from seqlora.files import check_name, read_json, read_tensors, sha256_of, write_json, write_tensors
+
+SCHEMA = 1
+INDEX = "sequence.json"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One finished concept.
+
+    Attributes:
+        name: its name, also its file name.
+        factors: layer name -> (A (r, n), B (m, r)).
+        extra: further tensors that were learnt with it (token embeddings).
+        random_state: state of torch's generator when it was finished, so that a resumed script goes on alike.
+    """
+
+    name: str
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    random_state: Tensor | None = None
+
+
+def write_concept(folder: Path, concept: Concept) -> dict[str, str]:
+    """Store a concept; returns its entry in the index."""
+    check_name(concept.name, "concept")
+    tensors: dict[str, Tensor] = {f"extra:{name}": value for name, value in concept.extra.items()}
+    for layer, (A, B) in concept.factors.items():
+        tensors[f"A:{layer}"], tensors[f"B:{layer}"] = A, B
+    if concept.random_state is not None:
+        tensors["random_state"] = concept.random_state
+    path = folder / "concepts" / f"{concept.name}.safetensors"
+    write_tensors(path, tensors)
+    return {"name": concept.name, "sha256": sha256_of(path)}
+
+
+def read_concept(folder: Path, entry: Mapping[str, str], shapes: Mapping[str, tuple[int, int]]) -> Concept:
+    """Read a concept back and check that it is the file of the index and fits the model.
+
+    Args:
+        folder: the sequence's folder.
+        entry: its entry in the index.
+        shapes: layer name -> (m, n) of the model.
+
+    Raises:
+        StoredFileError: another file than the index names, or shapes that do not fit.
+    """
+    name = check_name(entry["name"], "concept")
+    path = folder / "concepts" / f"{name}.safetensors"
+    tensors = read_tensors(path)
+    if sha256_of(path) != entry["sha256"]:
+        raise StoredFileError(f"{path} is not the file that {INDEX} names (sha256 differs); restore it")
+    layers = {key[2:] for key in tensors if key.startswith("A:")}
+    if layers != set(shapes):
+        odd = sorted(layers ^ set(shapes))[0]
+        raise StoredFileError(f"{path}: its layers are not those of this model (e.g. {odd}); load it on its own base")
+    factors = {layer: (tensors[f"A:{layer}"], tensors[f"B:{layer}"]) for layer in sorted(layers)}
+    for layer, (A, B) in factors.items():
+        if (B.shape[0], A.shape[1]) != shapes[layer] or A.shape[0] != B.shape[1]:
+            raise StoredFileError(
+                f"{path}: {layer} has factors {tuple(A.shape)}, {tuple(B.shape)}, not {shapes[layer]}"
+            )
+    extra = {key[6:]: value for key, value in tensors.items() if key.startswith("extra:")}
+    return Concept(name, factors, extra, tensors.get("random_state"))
+
+
+def write_index(
+    folder: Path, config: Mapping[str, Any], entries: list[dict[str, str]], moments: dict[str, Any]
+) -> None:
+    """Store the index last: until then the folder is the old sequence, after it the new one."""
+    write_json(folder / INDEX, {"schema": SCHEMA, "config": config, "concepts": entries, "moments": moments})
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read the index.
+
+    Raises:
+        StoredFileError: missing, damaged, or written by another schema version.
+    """
+    index = read_json(folder / INDEX)
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        raise StoredFileError(f"{folder / INDEX} is not of schema {SCHEMA}; read it with the version that wrote it")
+    missing = {"config", "concepts", "moments"} - set(index)
+    if missing:
+        raise StoredFileError(f"{folder / INDEX} lacks {sorted(missing)[0]!r}; restore it")
+    return index
+
+
+def check_config(path: Path, stored: Mapping[str, Any], config: SeqLoRAConfig) -> None:
+    """Refuse to go on with another configuration than the stored one, naming the first field that differs."""
+    ours = json.loads(json.dumps(config.to_json()))
+    for key, value in ours.items():
+        if stored.get(key) != value:
+            raise BadInputError(f"{path} was made with {key}={stored.get(key)!r}, not {value!r}; use another folder")
+
+
+def write_checkpoint(path: Path, config: SeqLoRAConfig, tensors: Mapping[str, Tensor], scalars: dict[str, Any]) -> None:
+    """Store the state of a concept in the making: the optimiser's, and that of torch's generator."""
+    text = json.dumps({**scalars, "config": config.to_json()})
+    packed = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    write_tensors(path, {**tensors, "random_state": torch.get_rng_state(), "scalars": packed})
+
+
+def read_checkpoint(path: Path, config: SeqLoRAConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's state; puts torch's generator back to where it was."""
+    tensors = read_tensors(path)
+    scalars = json.loads(bytes(tensors.pop("scalars").tolist()))
+    check_config(path, scalars.pop("config"), config)
+    torch.set_rng_state(tensors.pop("random_state"))
+    return tensors, scalars
