@@ -9,7 +9,7 @@ With M = Q^T (S + ridge I + gamma S_past) Q and K = Y X^T Q / N, eliminating B* 
     Phi(C) = 1/2 ‖Y‖^2 / N - 1/2 tr[(C M C^T)^-1 C K^T K C^T],
 
 which depends on the row space of C only and is least at the top-r generalised eigenvectors of (K^T K, M) (ours;
-a generalised Rayleigh quotient). With M = U D U^T these are M^-1/2 times the right singular vectors of K M^-1/2.
+a generalised Rayleigh quotient). With W^T M W = I these are W times the right singular vectors of K W.
 """
 
 from __future__ import annotations
@@ -127,16 +127,31 @@ def _top_generalised_directions(K: Tensor, M: Tensor, rank: int) -> Tensor:
 
     Directions outside the range of M carry no data (K vanishes there too) and come last.
     """
+    W, U = _whitening(M)
+    whitened = K @ W
+    V = torch.linalg.eigh(whitened.mT @ whitened).eigenvectors.flip(-1)[..., :rank]
+    rows = (W @ V).mT
+    # Rows outside the range of M are zero: give them any direction, QR makes it orthogonal to the others.
+    norms = rows.norm(dim=-1, keepdim=True)
+    empty = norms <= 1e-12 * norms.amax(-2, keepdim=True)
+    return retract_qr(torch.where(empty, (U @ V).mT, rows / norms.clamp_min(torch.finfo(M.dtype).tiny)))
+
+
+def _whitening(M: Tensor) -> tuple[Tensor, Tensor]:
+    """W with W^T M W = I on the range of M (zero elsewhere), and an orthogonal matrix in the same coordinates.
+
+    Cholesky, M = L L^T and W = L^-T, while M is well conditioned; its eigenvectors otherwise (ten times slower).
+    """
+    I = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device).expand_as(M)
+    L, failed = torch.linalg.cholesky_ex(M)
+    pivots = L.diagonal(dim1=-2, dim2=-1)
+    limit = (M.shape[-1] * torch.finfo(M.dtype).eps) ** 0.5
+    if not bool(failed.any()) and bool((pivots.amin(-1) > limit * pivots.amax(-1)).all()):
+        return torch.linalg.solve_triangular(L.mT, I, upper=True), I
     energies, U = torch.linalg.eigh(M)
     cut = energies[..., -1:].clamp_min(0) * M.shape[-1] * torch.finfo(M.dtype).eps
-    inverse_root = torch.where(energies > cut, energies.clamp_min(1e-300).rsqrt(), 0.0)
-    # Right singular vectors of K M^-1/2 in the eigenbasis of M, completed to r rows if K has lower rank.
-    whitened = (K @ U) * inverse_root.unsqueeze(-2)
-    V = torch.linalg.svd(whitened, full_matrices=whitened.shape[-2] < rank).Vh[..., :rank, :]
-    scaled = V * inverse_root.unsqueeze(-2)
-    # Rows outside the range of M were scaled to zero: give them any direction, QR makes it orthogonal to the rest.
-    empty = scaled.norm(dim=-1, keepdim=True) <= inverse_root.amax(-1)[..., None, None] * 1e-12
-    return retract_qr(torch.where(empty, V, scaled / scaled.norm(dim=-1, keepdim=True).clamp_min(1e-300)) @ U.mT)
+    tiny = torch.finfo(M.dtype).tiny
+    return U * torch.where(energies > cut, energies.clamp_min(tiny).rsqrt(), 0.0).unsqueeze(-2), U
 
 
 def _pseudo_inverse(S: Tensor, scale: Tensor) -> Tensor:
@@ -144,7 +159,7 @@ def _pseudo_inverse(S: Tensor, scale: Tensor) -> Tensor:
     values, U = torch.linalg.eigh(S)
     largest = scale.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).clamp_min(0)
     cut = largest * scale.shape[-1] * torch.finfo(S.dtype).eps
-    return (U * torch.where(values > cut, 1 / values.clamp_min(1e-300), 0.0).unsqueeze(-2)) @ U.mT
+    return (U * torch.where(values > cut, 1 / values.clamp_min(torch.finfo(S.dtype).tiny), 0.0).unsqueeze(-2)) @ U.mT
 
 
 def _check(

@@ -217,7 +217,7 @@ class ConceptSequence:
                 factors[layer] = (A, B)
         values = {key: parameter.detach().clone() for key, parameter in extra.items()}
         self._clear_adapter()
-        self._add(Concept(name, factors, values, torch.get_rng_state()))
+        self.adopt(Concept(name, factors, values, torch.get_rng_state()))
         if self.config.train_on == "base":
             self.activate([name])
         if self.config.keeps_moments:
@@ -298,7 +298,8 @@ class ConceptSequence:
             layer.weight.copy_(W0 + total)
 
     @torch.no_grad()
-    def _add(self, concept: Concept) -> None:
+    def adopt(self, concept: Concept) -> None:
+        """Take up a finished concept whose factors come from elsewhere (a file, another run)."""
         self.concepts[concept.name] = concept
         for name, (A, B) in concept.factors.items():
             delta = self._delta[name]
@@ -363,7 +364,7 @@ class ConceptSequence:
             storage.check_config(folder, index["config"], self.config)
         shapes = {layer.name: (layer.weight.shape[0], layer.weight.shape[1]) for layer in self.layers}
         for entry in index["concepts"]:
-            self._add(storage.read_concept(folder, entry, shapes))
+            self.adopt(storage.read_concept(folder, entry, shapes))
         self.remembered = int(index["moments"]["remembered"])
         if index["moments"]["file"]:
             self.past_factors = read_tensors(folder / check_name(index["moments"]["file"], "moments file"))
