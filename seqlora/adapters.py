@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,9 +32,9 @@ class AdaptedLayer:
     name: str
     module: LoraLayer
 
-    @property
+    @cached_property
     def weight(self) -> Tensor:
-        """Base weight as an (m, n) view; writing to it changes the model."""
+        """Base weight as an (m, n) view; writing to it changes the model (as long as its storage is not replaced)."""
         return _as_matrix(self.module.get_base_layer())
 
     @property
