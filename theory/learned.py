@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from seqlora.errors import BadInputError
 from seqlora.linear import solve_linear
 from theory.layers.base import Layer
+from theory.principal import principal_directions
 
 Array = NDArray[np.float64]
+
+MOST_DIRECTIONS = 192
+"""Wider layers learn inside this many common principal directions: n = 1536 would spend its time on directions that
+carry no data, and a basis in the complement of all earlier ones stays one."""
+
+_COLUMNS_READ = 512  # of each concept, to find those directions: any good subspace will do
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,12 @@ class LearnedSequence:
     def later(self, index: int) -> Array:
         """M = sum of B_i A_i over the concepts learned after `index`, shape (m, n)."""
         return np.einsum("imr,irn->mn", self.coefficients[index + 1 :], self.bases[index + 1 :])
+
+    def later_reading(self, index: int) -> Array:
+        """`later(index)` up to a rotation of the output: L with L^T L = M^T M and full row rank, shape (q, n)."""
+        _, values, Vh = np.linalg.svd(self.later(index), full_matrices=False)
+        keep = values > values.max(initial=0.0) * max(self.bases.shape) * np.finfo(np.float64).eps
+        return values[keep, None] * Vh[keep]
 
     def later_stack(self, index: int) -> Array:
         """[B_{j+1} … B_T], shape (m, (T - 1 - index) r); its operator norm is what the budget caps."""
@@ -59,6 +72,11 @@ def learn_sequence(
     if not activations:
         raise BadInputError("a sequence needs at least one concept")
     width = next(iter(activations.values())).shape[0]
+    V = None
+    if width > MOST_DIRECTIONS:
+        X = np.concatenate([X[:, :: max(1, X.shape[1] // _COLUMNS_READ)] for X in activations.values()], axis=1)
+        V = principal_directions(X, MOST_DIRECTIONS, rng)
+        activations, width = {concept: V.T @ X for concept, X in activations.items()}, MOST_DIRECTIONS
     merged = np.zeros((outputs, width))
     bases: list[Array] = []
     coefficients: list[Array] = []
@@ -66,11 +84,12 @@ def learn_sequence(
         D = rng.standard_normal((outputs, width)) / np.sqrt(width)
         mean_eigenvalue = float(np.mean(np.square(X)))
         past = np.concatenate(bases) if bases else None
-        A, B, _ = solve_linear(X, (D - merged) @ X, rank, ridge=ridge * mean_eigenvalue, past_bases=past)
-        bases.append(np.asarray(A))
-        coefficients.append(np.asarray(B))
+        A_t, B_t, _ = solve_linear(X, (D - merged) @ X, rank, ridge=ridge * mean_eigenvalue, past_bases=past)
+        bases.append(np.asarray(A_t))
+        coefficients.append(np.asarray(B_t))
         merged += coefficients[-1] @ bases[-1]
-    return LearnedSequence(tuple(activations), np.stack(bases), np.stack(coefficients))
+    A = np.stack(bases)
+    return LearnedSequence(tuple(activations), A if V is None else A @ V.T, np.stack(coefficients))
 
 
 def split_windows(layer: Layer, rng: np.random.Generator) -> tuple[dict[str, Array], dict[str, Array]]:
