@@ -106,7 +106,8 @@ class Loky:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
-                    running[pool.submit(work, waiting[0])] = waiting.pop(0)
+                    cell = waiting.pop(0)
+                    running[pool.submit(work, cell)] = cell
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     outcome = future.result()
                     del running[future]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Stream = Literal["data", "initialisation", "training", "evaluation"]
 STREAMS: tuple[str, ...] = get_args(Stream)
@@ -40,6 +42,8 @@ class Seeds:
 
     def torch(self, stream: Stream, *index: int) -> torch.Generator:
         """A fresh torch generator on the CPU (draw there and move: the noise is then the same on every device)."""
+        import torch
+
         state = self.sequence(stream, *index).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(state) >> 1)
 

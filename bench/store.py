@@ -42,6 +42,10 @@ class Store:
         """Folder of the cell's images and adapters."""
         return self.path(cell).with_suffix("")
 
+    def lock_path(self, cell: Cell) -> Path:
+        """File whose lock means that someone computes the cell."""
+        return self.folder / ".locks" / f"{cell.digest}.lock"
+
     @property
     def shared(self) -> Path:
         """Folder for what several cells use, concept trainings for example."""
@@ -100,7 +104,7 @@ class Store:
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Hold the cell's lock; yields False at once if another process holds it. A dead process holds nothing."""
-        path = self.folder / ".locks" / f"{cell.digest}.lock"
+        path = self.lock_path(cell)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=0)

@@ -1,0 +1,127 @@
+"""What only real processes show: kill -9, Ctrl-C, two runners in one folder, and executors that agree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.api import Cell
+from bench.executors import Loky, Resources, Serial
+from bench.runner import Job, run
+from bench.store import Store
+from bench.suites import SUITES
+
+# About 0.1 s a cell, so that a run lasts long enough to be killed in its middle.
+TASK = "linear-synthetic:width=128,samples=400"
+OPTIONS = ["run", "--suite", "smoke", "--task", TASK, "--concepts", "6", "--seeds", "2"]
+CELLS = SUITES["smoke"].restricted([TASK], n_concepts=[6], seeds=[0, 1]).cells()
+
+
+def start(out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench", *OPTIONS, "--out", str(out), *options]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=root, start_new_session=True, env={**os.environ, "CI": "1"}
+    )
+
+
+def wait_for_cells(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cells/*/*/*.json"))) < count:
+        assert process.poll() is None, "the run ended before it could be stopped; make its cells slower"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(group: int) -> list[psutil.Process]:
+    """Processes of a group that still run (a zombie only waits for init to take note)."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def content(out: Path) -> dict[Cell, object]:
+    """Everything in a store that must not depend on when, how or where it was computed."""
+    keep = {"status", "settings", "concepts", "matrices", "values", "fingerprint"}
+    return {r.to_cell(): r.model_dump(include=keep) for r in Store(out).all_records()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, object]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run(CELLS, Job(out), Serial(Resources(1, 1, "", out)))
+    return content(out)
+
+
+def test_kill_9_costs_one_cell_at_most(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+    process = start(tmp_path, "--executor", "serial")
+    wait_for_cells(tmp_path, 5, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    stored = content(tmp_path)
+    assert 5 <= len(stored) < len(CELLS)
+    assert all(undisturbed[cell] == record for cell, record in stored.items())
+    summary = run(CELLS, Job(tmp_path), Serial(Resources(1, 1, "", tmp_path)))
+    assert summary.count("done", cached=True) == len(stored)
+    assert content(tmp_path) == undisturbed
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_ctrl_c_stops_workers_and_exits_130(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+    process = start(tmp_path, "--executor", "loky", "--workers", "2")
+    wait_for_cells(tmp_path, 3, process)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    stored = content(tmp_path)
+    assert all(undisturbed[cell] == record for cell, record in stored.items())
+    deadline = time.monotonic() + 30
+    while left := alive(process.pid):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.1)
+
+
+def test_two_runners_share_a_folder_and_compute_each_cell_once(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+    runners = [start(tmp_path, "--executor", "serial") for _ in range(2)]
+    ends = [runner.communicate(timeout=240)[1] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0]
+    computed = [int(end.splitlines()[-1].split(" cells computed")[0]) for end in ends]
+    assert sum(computed) == len(CELLS)
+    assert content(tmp_path) == undisturbed
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_loky_gives_what_serial_gives(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+    summary = run(CELLS, Job(tmp_path), Loky(Resources(2, 1, "", tmp_path)))
+    assert summary.exit_code == 0
+    assert content(tmp_path) == undisturbed
+
+
+def die(cell: Cell):
+    """Work that kills its process on one cell."""
+    from bench.executors import Outcome
+
+    if cell.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(cell, "done")
+
+
+@pytest.mark.slow
+def test_a_dying_worker_takes_no_other_cell_along(tmp_path: Path) -> None:
+    cells = [Cell("task", "method", 1, 0, seed) for seed in range(4)]
+    outcomes = {o.cell.seed: o.status for o in Loky(Resources(2, 1, "", tmp_path)).map(die, cells)}
+    assert outcomes == {0: "done", 1: "died", 2: "done", 3: "done"}
