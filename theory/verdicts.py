@@ -1,0 +1,41 @@
+"""From checks to a verdict: what holds, what fails, and whether the controls could tell the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from theory.api import BoundCheck, Verdict
+
+
+def judge(checks: Sequence[BoundCheck]) -> Verdict:
+    """Judge a claim whose checks are all parts of its statement.
+
+    `holds` only if every check holds and every control is broken. Otherwise the condition names, per kind of check
+    (its name up to the first colon), on how many layers it failed and by how much; a control that held makes the
+    claim fail, because then the checks prove nothing.
+    """
+    broken = [check for check in checks if not check.control and not check.holds]
+    idle = [check for check in checks if check.control and check.holds]
+    if not any(check.control for check in checks):
+        return Verdict("fails when", "it is put to the test: there is no control")
+    if idle:
+        return Verdict("fails when", f"it is told from its controls: {_summary(idle, checks)} held")
+    if not broken:
+        return Verdict("holds")
+    return Verdict("fails when", f"asked for {_summary(broken, checks)}")
+
+
+def kind(check: BoundCheck) -> str:
+    """What a check is about, without its particulars: its name up to the first colon."""
+    return check.name.split(":")[0]
+
+
+def _summary(chosen: Sequence[BoundCheck], checks: Sequence[BoundCheck]) -> str:
+    parts = []
+    for name in dict.fromkeys(kind(check) for check in chosen):
+        layers = {check.layer for check in checks if kind(check) == name}
+        hit = [check for check in chosen if kind(check) == name]
+        worst = max(hit, key=lambda check: check.lhs - check.rhs)
+        count = len({check.layer for check in hit})
+        parts.append(f"{name} ({count} of {len(layers)} layers; {worst.lhs:.3g} against {worst.rhs:.3g})")
+    return ", ".join(parts)
