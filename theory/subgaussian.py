@@ -86,7 +86,7 @@ def flip_flop(windows: Array, tolerance: float = 1e-8, most: int = 200) -> Matri
     while step < most and change > tolerance:
         step += 1
         S = np.tensordot(windows @ np.linalg.inv(Psi), windows, axes=([0, 2], [0, 2])) / (K * N)
-        whitened = np.linalg.solve(np.linalg.cholesky(_regular(S)), windows)
+        whitened = np.linalg.inv(np.linalg.cholesky(_regular(S))) @ windows
         new = np.tensordot(whitened, whitened, axes=([0, 1], [0, 1])) / (K * q)
         new = _regular(new * (N / np.trace(new)))
         change = float(np.linalg.norm(new - Psi, 2) / np.linalg.norm(new, 2))
