@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from seqlora.config import CapacityPolicy
+from seqlora.config import CapacityPolicy, SeqLoRAConfig
 from seqlora.errors import CapacityError
 from seqlora.subspace import capacity
 
@@ -67,3 +67,28 @@ def _plan_layer(name: str, width: int, rank: int, concepts: int, policy: Capacit
         f"(room for {capacity(width, rank)}); use rank <= {width // concepts or 'none'}, "
         "or capacity='shrink', 'spread' or 'penalise'"
     )
+
+
+def check_room(plan: Mapping[str, LayerPlan], widths: Mapping[str, int], learnt: int, config: SeqLoRAConfig) -> None:
+    """Refuse a concept for which the plan has no basis left, before it is trained.
+
+    Args:
+        plan: what was decided for each layer.
+        widths: layer name -> input width n.
+        learnt: number of concepts that have their bases already.
+        config: for the number of planned concepts.
+
+    Raises:
+        CapacityError: a layer is full, or a least-overlap arrangement has given out all its bases.
+    """
+    for name, entry in plan.items():
+        if entry.mode == "orthogonal" and (learnt + 1) * entry.rank > widths[name]:
+            raise CapacityError(
+                f"layer {name}: {learnt} concepts of rank {entry.rank} fill its width {widths[name]}; plan more with "
+                "planned_concepts and capacity='shrink', 'spread' or 'penalise', or use a lower rank"
+            )
+        if entry.mode == "spread" and learnt >= (config.planned_concepts or 0):
+            raise CapacityError(
+                f"layer {name}: bases were spread for planned_concepts={config.planned_concepts}, and all are used; "
+                "plan for more before training"
+            )

@@ -81,7 +81,7 @@ class SeqLoRAConfig:
         self._require(known, "coefficient_optimizer", "the name of a torch.optim class, e.g. 'AdamW'")
         penalised = self.forgetting_weight > 0
         self._require(self.capacity != "penalise" or penalised, "forgetting_weight", "positive for capacity='penalise'")
-        early = self.capacity in ("error", "penalise") or self.planned_concepts is not None
+        early = self.capacity == "error" or self.planned_concepts is not None
         self._require(early, "planned_concepts", f"given: capacity={self.capacity!r} decides before training")
 
     def _check_choices(self) -> None:

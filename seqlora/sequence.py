@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seqlora import storage
 from seqlora.adapters import diffusers_prefix, export_lora, inject, target_widths
 from seqlora.bilevel import BilevelOptimizer, Level
-from seqlora.capacity import LayerPlan, plan_layers
+from seqlora.capacity import check_room, plan_layers
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError, NonFiniteError
 from seqlora.files import check_name, read_tensors, write_tensors
@@ -67,7 +67,7 @@ class ConceptSequence:
         self.checkpoint_every = checkpoint_every
         self.concepts: dict[str, Concept] = {}
         widths = target_widths(model, config.target_modules)
-        self.plan = self._plan(widths, config.planned_concepts)
+        self.plan = plan_layers(widths, config.rank, config.planned_concepts, config.capacity, config.orthogonal)
         self.layers = inject(model, self.plan)
         self.groups = group_layers(self.layers, self.plan)
         self.base = {layer.name: layer.weight.clone() for layer in self.layers}
@@ -78,10 +78,6 @@ class ConceptSequence:
         self._hooks: dict[str, list[Hook]] = {"concept_start": [], "concept_end": []}
         if self.folder is not None and (self.folder / storage.INDEX).exists():
             self._load(self.folder, check_config=True)
-
-    def _plan(self, widths: Mapping[str, int], concepts: int | None) -> dict[str, LayerPlan]:
-        config = self.config
-        return plan_layers(widths, config.rank, concepts, config.capacity, config.orthogonal)
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -123,7 +119,7 @@ class ConceptSequence:
             steps = len(batches)
         if self.config.schedule == "cosine" and steps is None:
             raise BadInputError("schedule='cosine' needs to know the number of steps; pass steps=")
-        self._plan({k: v.shape[1] for k, v in self.base.items()}, len(self.concepts) + 1)  # raises if it is full
+        check_room(self.plan, {key: W0.shape[1] for key, W0 in self.base.items()}, len(self.concepts), self.config)
         return self._learn(name, batches, loss, steps, extra)
 
     def _learn(
