@@ -70,7 +70,8 @@ FRONTIER_DISTANCE = define(
         "frontier_distance",
         "distance to the C8 frontier",
         "lower",
-        description="adaptation that the last concept loses against the best rank-r update which forgets no more",
+        description="gain of the best rank-r last step that forgets no more, less the step's own, as a share of what "
+        "the last concept still missed; only for methods that add one rank-r update and leave the others as they are",
     )
 )
 OVERLAP = define(Metric("overlap", "‖A_i A_jᵀ‖", "lower", lower_bound=0.0, description="overlap of two bases"))

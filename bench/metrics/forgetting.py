@@ -26,7 +26,8 @@ def forgetting(R: Array, metric: Metric) -> Array:
 def chaudhry_forgetting(R: Array, metric: Metric) -> Array:
     """Best past - last: `max_{j<=t<T} R[t, j] - R[T, j]`, shape (T - 1,) (Chaudhry et al. 2018, eq. 3).
 
-    The maximum is over the stages from the concept's own to the last but one, so it is at least `forgetting`.
+    The maximum is over the stages from the concept's own to the last but one, so it is at least `forgetting`; stages
+    before the concept was learnt, which the paper's index set also covers, do not count.
     """
     signed = _sign(metric) * R
     last = len(R) - 1

@@ -9,34 +9,47 @@ import numpy as np
 from bench.api import Array, MetricMatrix, Value
 from bench.methods.linear.api import LinearProblem, LowRank, Stage, stack
 from seqlora.subspace import overlap, principal_angles
+from theory.frontier import Frontier
+
+Update = LowRank | Array  # a pair of factors, or the m x n matrix where that is smaller
 
 
-def energy(update: LowRank, moment: Array) -> float:
-    """`‖M X‖²/N = tr(Bᵀ B · A Σ Aᵀ)`, without forming the m x n update."""
-    B, A = update
-    return float(np.sum((B.T @ B) * (A @ moment @ A.T)))
+def smaller(update: LowRank) -> Update:
+    """The matrix itself if the factors have more columns than it has."""
+    return update.dense() if len(update.A) > min(len(update.B), update.A.shape[1]) else update
 
 
-def relative_error(update: LowRank, problem: LinearProblem, concept: int) -> float:
+def energy(update: Update, moment: Array) -> float:
+    """`‖M X‖²/N = tr(M Σ Mᵀ) = tr(Bᵀ B · A Σ Aᵀ)`."""
+    if isinstance(update, LowRank):
+        B, A = update
+        return float(np.sum((B.T @ B) * (A @ moment @ A.T)))
+    return float(np.sum((update @ moment) * update))
+
+
+def relative_error(update: Update, problem: LinearProblem, concept: int) -> float:
     """`‖(M - D_j) X_j‖² / ‖Y_j‖² = (‖M X_j‖² - 2 <M, K_j> + ‖Y_j‖²) / ‖Y_j‖²`."""
-    B, A = update
-    cross = float(np.sum((problem.cross_moments[concept] @ A.T) * B))
-    wanted = problem.energies[concept]
+    K, wanted = problem.cross_moments[concept], problem.energies[concept]
+    cross = np.sum((K @ update.A.T) * update.B) if isinstance(update, LowRank) else np.sum(K * update)
     # An exact fit leaves round-off of either sign.
-    return max(0.0, (energy(update, problem.moments[concept]) - 2 * cross + wanted) / wanted)
+    return max(0.0, (energy(update, problem.moments[concept]) - 2 * float(cross) + wanted) / wanted)
 
 
-def difference(after: LowRank, before: LowRank) -> LowRank:
-    """`M_after - M_before` as one pair, dense (with the identity as basis) where a pair of factors would be larger."""
-    if len(after.A) + len(before.A) > after.A.shape[1]:
-        return LowRank(after.dense() - before.dense(), np.eye(after.A.shape[1]))
-    return LowRank(np.hstack([after.B, -before.B]), np.vstack([after.A, before.A]))
+def difference(after: Update, before: Update) -> Update:
+    """`M_after - M_before`."""
+    if isinstance(after, LowRank) and isinstance(before, LowRank):
+        return smaller(LowRank(np.hstack([after.B, -before.B]), np.vstack([after.A, before.A])))
+    return _dense(after) - _dense(before)
+
+
+def _dense(update: Update) -> Array:
+    return update.dense() if isinstance(update, LowRank) else update
 
 
 def error_matrix(metric: str, stages: Sequence[Stage], problem: LinearProblem) -> MetricMatrix:
     """R[t, j] of the relative error on every concept after every stage, also those not yet learnt."""
     concepts = range(problem.concepts)
-    merged = [stage.merged for stage in stages]
+    merged = [smaller(stage.merged) for stage in stages]
     R = np.array([[relative_error(update, problem, j) for j in concepts] for update in merged])
     single = np.array([relative_error(stages[j].alone, problem, j) for j in concepts])
     base = np.array([relative_error(problem.nothing(), problem, j) for j in concepts])
@@ -46,7 +59,7 @@ def error_matrix(metric: str, stages: Sequence[Stage], problem: LinearProblem) -
 def change_matrix(stages: Sequence[Stage], problem: LinearProblem) -> MetricMatrix:
     """R[t, j] = ‖(M_t - M_j) X_j‖² / ‖Y_j‖² for t >= j."""
     T = problem.concepts
-    merged = [stage.merged for stage in stages]
+    merged = [smaller(stage.merged) for stage in stages]
     R = np.full((T, T), np.nan)
     for j in range(T):
         for t in range(j, T):
@@ -63,6 +76,7 @@ def layer_values(stages: Sequence[Stage], problem: LinearProblem) -> Iterator[Va
         gain = 1 - relative_error(stage.merged, problem, j)
         yield Value("adaptation_gain", gain, problem.layer, stage=j, concept=j)
     yield from _interference(stages[-1], problem)
+    yield from _frontier(stages, problem)
     bases = [stage.basis for stage in stages]
     if all(basis is not None for basis in bases):
         yield from _geometry([basis for basis in bases if basis is not None], problem)
@@ -78,6 +92,31 @@ def _interference(last: Stage, problem: LinearProblem) -> Iterator[Value]:
         if adapted > 0:
             ratio = energy(others, problem.moments[j]) / adapted
             yield Value("interference_ratio", ratio, problem.layer, concept=j)
+
+
+def _frontier(stages: Sequence[Stage], problem: LinearProblem) -> Iterator[Value]:
+    """How far the last step is from the best step of its rank that forgets no more (claim C8)."""
+    if len(stages) < 2 or not _adds_one_share(stages[-2], stages[-1]):
+        return
+    last, past, step = len(stages) - 1, stages[-2].merged, stages[-1].shares[-1]
+    missing = problem.missing(last, past)
+    frontier = Frontier(
+        cross=missing,
+        energy=relative_error(past, problem, last) * problem.energies[last],
+        second_moment=problem.moments[last],
+        past_moment=problem.moments[:last].sum(axis=0),
+        rank=min(problem.rank, *missing.shape),
+    )
+    distance = frontier.shortfall(frontier.place(step.dense()))
+    yield Value("frontier_distance", distance, problem.layer, stage=last, concept=last)
+
+
+def _adds_one_share(before: Stage, after: Stage) -> bool:
+    """Whether the step from one stage to the next added an update and left the earlier ones as they were."""
+    return len(after.shares) == len(before.shares) + 1 and all(
+        np.array_equal(old.B, new.B) and np.array_equal(old.A, new.A)
+        for old, new in zip(before.shares, after.shares, strict=False)
+    )
 
 
 def _geometry(bases: Sequence[Array], problem: LinearProblem) -> Iterator[Value]:

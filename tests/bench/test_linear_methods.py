@@ -275,3 +275,33 @@ def test_relative_error_knows_an_exact_fit() -> None:
     problem, _, _ = draw(23, 1, 8, 4, 2)
     exact = replace(problem, ridge=1e-12, rank=4)
     assert relative_error(exact.optima[0], exact, 0) <= 1e-6
+
+
+@PROPERTY
+@given(problems, st.sampled_from(["plain-sum", "plain-sequence", "frozen-random", "seqlora", "penalty-only"]))
+def test_no_step_passes_the_frontier(drawn: tuple[LinearProblem, Array, Array], name: str) -> None:
+    problem = drawn[0]
+    if problem.rank * problem.concepts > problem.width or problem.outputs < problem.rank:
+        return
+    found = [v for v in layer_values(learn(name, problem), problem) if v.metric == "frontier_distance"]
+    assert len(found) == (problem.concepts > 1)
+    # the frontier knows no ridge, so a method at its own optimum stays below by a little
+    assert all(value.value >= -tolerance(problem) for value in found)
+
+
+def test_the_penalised_step_is_on_the_frontier_and_others_are_not() -> None:
+    problem = replace(draw(29, 3, 16, 8, 2)[0], ridge=1e-9)
+
+    def distance(name: str) -> float:
+        return next(v.value for v in layer_values(learn(name, problem), problem) if v.metric == "frontier_distance")
+
+    assert distance("penalty-only") <= 1e-6  # its objective is the supporting line of slope gamma
+    assert distance("plain-sequence") <= 1e-6  # gamma = 0: the end of the frontier
+    assert distance("seqlora") > 0.01
+    assert distance("frozen-orthonormal-sequence") > 0.05
+
+
+@pytest.mark.parametrize("name", ["plain-average", "fusion", "joint", "joint-rank", "base"])
+def test_the_frontier_is_for_steps_of_rank_r_only(name: str) -> None:
+    problem, _, _ = draw(31, 3, 16, 8, 2)
+    assert not [v for v in layer_values(learn(name, problem), problem) if v.metric == "frontier_distance"]
