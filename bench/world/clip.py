@@ -27,13 +27,20 @@ from bench.world.training import LossFunction
 from seqlora.files import write_json, write_tensors
 
 EMBEDDING = 128
+HEAD_SCALE = 12.0  # of the unit embedding under the training heads
 
 
 def model_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
     """`model_cfg` of `open_clip_config.json`."""
     return {
         "embed_dim": EMBEDDING,
-        "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": 3, "width": 128, "head_width": 32},
+        "vision_cfg": {
+            "image_size": SIZE,
+            "timm_model_name": "test_resnet",  # timm's smallest residual network, 0.4 M parameters
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
         "text_cfg": {
             "context_length": LENGTH,
             "vocab_size": len(tokenizer),
@@ -68,7 +75,10 @@ def single_attribute_captions(name: str) -> list[str]:
 
 
 class ClipTraining(nn.Module):
-    """CLIP and the bias of its sigmoid loss.
+    """CLIP, the bias of its sigmoid loss, and linear heads that read every attribute off the image embedding.
+
+    The heads are dropped after training: they only make the image tower learn small details early, while the text tower
+    is still too young to ask for them.
 
     Args:
         tokenizer: caption words to ids.
@@ -79,20 +89,22 @@ class ClipTraining(nn.Module):
         self.tokenizer = tokenizer
         self.clip = build_clip(tokenizer)
         self.bias = nn.Parameter(torch.tensor(-4.0))
+        self.heads = nn.ModuleDict({name: nn.Linear(EMBEDDING, len(values)) for name, values in VALUES.items()})
 
     def texts(self, captions: list[str]) -> Tensor:
         """(n, 128) unit text embeddings."""
         ids = self.tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         return self.clip.encode_text(ids.input_ids.to(self.bias.device), normalize=True).float()
 
-    def forward(self, pixels: Tensor, captions: list[str], fits: Tensor, sets: dict[str, Tensor]) -> Tensor:
+    def forward(self, pixels: Tensor, captions: list[str], fits: Tensor, sets: list[str], classes: Tensor) -> Tensor:
         """Sigmoid loss over image-caption pairs, plus cross-entropy within single attributes.
 
         Args:
             pixels: (n, 3, 64, 64).
             captions: m captions.
             fits: (n, m) truth table.
-            sets: attribute name -> (n,) class numbers, -1 where it cannot be seen.
+            sets: the attributes that are also compared alone.
+            classes: (n, 11) class numbers, -1 where an attribute cannot be seen.
         """
         image = self.clip.encode_image(pixels, normalize=True).float()
         scale = self.clip.logit_scale.float().exp()
@@ -102,10 +114,13 @@ class ClipTraining(nn.Module):
         logits = scale * cosine[:, : len(captions)] + self.bias.float()
         loss = F.binary_cross_entropy_with_logits(logits, fits, reduction="sum") / len(pixels)
         start = len(captions)
-        for (_, target), group in zip(sets.items(), alone, strict=True):
+        columns = dict(zip(VALUES, classes.T, strict=True))
+        for name, group in zip(sets, alone, strict=True):
             part = cosine[:, start : start + len(group)]
-            loss = loss + F.cross_entropy(scale * part, target, ignore_index=-1)
+            loss = loss + F.cross_entropy(scale * part, columns[name], ignore_index=-1)
             start += len(group)
+        for name, head in self.heads.items():
+            loss = loss + F.cross_entropy(head(HEAD_SCALE * image), columns[name], ignore_index=-1)
         return loss
 
 
@@ -126,9 +141,9 @@ def clip_loss(model: ClipTraining, pool: FigurePool, batch: int, n_sets: int = 3
         pixels = to_tensor(images)
         amount = 0.1 * torch.rand(batch, 1, 1, 1, generator=noise)
         pixels = pixels + amount * torch.randn(pixels.shape, generator=noise)
-        device, dtype = model.bias.device, model.clip.visual.conv1.weight.dtype
-        targets = {names[i]: torch.from_numpy(classes[:, i]).to(device) for i in chosen}
-        return model(pixels.to(device, dtype), captions, torch.from_numpy(fits).to(device), targets)
+        device, dtype = model.bias.device, next(model.clip.visual.parameters()).dtype
+        truth, target = torch.from_numpy(fits).to(device), torch.from_numpy(classes).to(device)
+        return model(pixels.to(device, dtype), captions, truth, [names[i] for i in chosen], target)
 
     return loss
 

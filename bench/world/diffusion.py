@@ -40,6 +40,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        steps_offset=1,
         clip_sample=False,
         set_alpha_to_one=True,
     )
@@ -158,7 +159,7 @@ def build_pipeline(model: TextToImage, autoencoder: AutoencoderTiny) -> StableDi
     embedding = model.text_encoder.get_input_embeddings().weight
     source = model.tokenizer.convert_tokens_to_ids(f"{CLASS_WORD}</w>")
     spare = model.tokenizer.convert_tokens_to_ids([spare_token(i) for i in range(SPARE_TOKENS)])
-    embedding[spare] = embedding[source]
+    embedding[spare] = embedding[source].clone()
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,

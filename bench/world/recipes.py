@@ -6,7 +6,7 @@ of `bench/world/weights`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from bench.world.autoencoder import SCALING, PatchPCA, build_autoencoder, decoder_loss, pca_file, to_tensor
 from bench.world.captions import caption
@@ -81,11 +81,11 @@ def fit_pca(pool: FigurePool) -> PatchPCA:
     return PatchPCA(**read_tensors(path))
 
 
-DIFFUSION = TrainingPlan("diffusion", steps=8000, lr=1e-3, entropy=11, warmup=200, decay=0.35)
+DIFFUSION = TrainingPlan("diffusion", steps=6300, lr=1e-3, entropy=11, warmup=200, decay=0.35)
 DIFFUSION_BATCH = 32
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
 CLASSIFIER = TrainingPlan("classifier", steps=800, lr=2e-3, entropy=14, decay=0.5, weight_decay=0.05)
-CLIP = TrainingPlan("clip", steps=1100, lr=1e-3, entropy=15, decay=0.4, weight_decay=0.05)
+CLIP = TrainingPlan("clip", steps=1600, lr=3e-3, entropy=15, decay=0.4, weight_decay=0.05)
 JUDGE_BATCH = 128
 CLIP_BATCH = 64
 DECODER = TrainingPlan("decoder", steps=1700, lr=2e-3, entropy=12, decay=0.5)
@@ -135,7 +135,7 @@ def train_identity(place: Place) -> None:
     model = place.put(ArcFaceTraining(count))
     loss = identity_loss(model, pool, numbers, JUDGE_BATCH, ramp=IDENTITY.steps // 3)
     finish(IDENTITY, train(model, loss, IDENTITY, folder()))
-    keep_with_statistics(IDENTITY, model.encoder, pool)
+    keep_with_statistics(IDENTITY, model.encoder, pool, model.encoder)
 
 
 def train_classifier(place: Place) -> None:
@@ -144,7 +144,7 @@ def train_classifier(place: Place) -> None:
     torch.manual_seed(CLASSIFIER.entropy)
     model = place.put(AttributeClassifier())
     finish(CLASSIFIER, train(model, classifier_loss(model, pool, people, JUDGE_BATCH), CLASSIFIER, folder()))
-    keep_with_statistics(CLASSIFIER, model, pool)
+    keep_with_statistics(CLASSIFIER, model, pool, model)
 
 
 def train_clip(place: Place) -> None:
@@ -152,11 +152,11 @@ def train_clip(place: Place) -> None:
     torch.manual_seed(CLIP.entropy)
     model = place.put(ClipTraining(build_tokenizer()))
     finish(CLIP, train(model, clip_loss(model, load_pool("base"), CLIP_BATCH), CLIP, folder()))
-    write_tensors(averaged_file(CLIP.name), model.clip.float().state_dict())
+    keep_with_statistics(CLIP, model.clip, load_pool("base"), model.clip.encode_image)
 
 
 @torch.no_grad()
-def keep_with_statistics(plan: TrainingPlan, model: nn.Module, pool: FigurePool) -> None:
+def keep_with_statistics(plan: TrainingPlan, model: Any, pool: FigurePool, forward: Callable[[Tensor], Any]) -> None:
     """Measure batch normalisation's means anew under the averaged weights, then keep the whole state."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
@@ -166,7 +166,7 @@ def keep_with_statistics(plan: TrainingPlan, model: nn.Module, pool: FigurePool)
     device = next(model.parameters()).device
     for step in range(30):
         rng, _ = generators(plan.entropy, plan.steps + step)
-        model(to_tensor(pool.batch(rng, 256)[0]).to(device))
+        forward(to_tensor(pool.batch(rng, 256)[0]).to(device))
     write_tensors(averaged_file(plan.name), model.state_dict())
 
 

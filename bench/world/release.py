@@ -33,8 +33,6 @@ from seqlora.files import read_json, sha256_of, write_json, write_tensors
 
 LICENCE = "Apache-2.0"
 DRAWINGS = "drawn with python-avatars (MIT), after Avataaars by Pablo Stanley (free for personal and commercial use)"
-    "portraits drawn with python-avatars (MIT), after Avataaars by Pablo Stanley (free for personal and commercial use)"
-)
 LIMIT = 25_000_000  # bytes of all weights together
 
 
@@ -78,6 +76,8 @@ def release(weights: Path = WEIGHTS) -> int:
     half = {name: v.half() if v.is_floating_point() else v for name, v in judge.state_dict().items()}
     write_tensors(weights / CLASSIFIER, half)
 
+    for path in weights.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "manifest.json")
     records = {str(p.relative_to(weights)): {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in files}
     write_json(weights / "manifest.json", {"files": records, **_provenance(), "calibration": calibrate(judge, weights)})
