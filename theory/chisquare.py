@@ -8,16 +8,21 @@ With the cumulant function K(s) = -sum_i d_i/2 log(1 - 2 s w_i) and any c in (0,
 Imhof (1961) and Davies (1980) integrate along the imaginary axis, where a small tail is a difference of large terms.
 Here the line passes through the saddle point of the integrand and bends into the half plane where exp(-s x) decays,
 around the cut [1/(2 max w), inf): nothing cancels, the tail has a small *relative* error, and the trapezoidal rule
-converges exponentially (Trefethen and Weideman 2014).
+converges exponentially (Trefethen and Weideman 2014). For x below the mean it passes left of the pole at 0, where the
+integral is P(Q > x) - 1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from seqlora.errors import BadInputError
+
+Array = NDArray[np.float64]
 
 RELATIVE_ERROR = 1e-10
 """Agreement that two successive step sizes must reach; the finer value is then far closer than this."""
@@ -26,33 +31,41 @@ _NEGLIGIBLE = -45.0  # log of the ratio below which the integrand is cut off: ex
 _MOST_NODES = 1 << 17
 
 
-def _positive_weights(weights: ArrayLike, degrees: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _positive_weights(weights: ArrayLike, degrees: ArrayLike | None) -> tuple[Array, Array]:
     """Distinct positive weights and their total degrees of freedom."""
     w = np.asarray(weights, dtype=np.float64).ravel()
     d = np.ones_like(w) if degrees is None else np.broadcast_to(np.asarray(degrees, np.float64), w.shape)
     if not (np.isfinite(w).all() and np.isfinite(d).all() and (d > 0).all() and (w >= 0).all()):
         raise BadInputError("weights must be finite and >= 0, degrees of freedom > 0; clip rounding errors first")
     distinct, index = np.unique(w, return_inverse=True)
-    total = np.bincount(index.ravel(), weights=d, minlength=len(distinct))
+    total = np.asarray(np.bincount(index.ravel(), weights=d, minlength=len(distinct)), dtype=np.float64)
     keep = distinct > 0
     return distinct[keep], total[keep]
 
 
-def _saddle_point(w: NDArray[np.float64], d: NDArray[np.float64], x: float) -> float:
-    """Minimum over s in (0, 1/(2 max w)) of K(s) - s x - log s; its derivative rises from -inf to +inf."""
-    limit = 0.5 / w.max()
+def _saddle_point(w: Array, d: Array, x: float) -> float:
+    """Minimum of K(s) - s x - log|s|, right of the pole at 0 for x above the mean and left of it below.
 
-    def slope(fraction: float) -> float:
-        s = fraction * limit
+    The derivative K'(s) - 1/s - x rises on both sides, from -inf to +inf on (0, 1/(2 max w)), from -x to +inf below 0.
+    """
+    limit = 0.5 / float(w.max())
+
+    def slope(s: float) -> float:
         return float(np.sum(d * w / (1 - 2 * s * w)) - 1 / s - x)
 
-    # K' >= d_max w_max / (1 - fraction) and K' <= tr / (1 - fraction) bracket the root; widen until they do.
-    low, high = 0.5, 0.5
-    while slope(low) > 0:
-        low /= 4
-    while slope(high) < 0:
-        high = 1 - (1 - high) / 4
-    return limit * float(brentq(slope, low, high, xtol=1e-14, rtol=1e-14))
+    if x >= float(d @ w):
+        low, high = 0.5, 0.5  # as a share of the way to the cut; widen until the root is inside
+        while slope(low * limit) > 0:
+            low /= 4
+        while slope(high * limit) < 0:
+            high = 1 - (1 - high) / 4
+    else:
+        low, high = -1.0, -1.0
+        while slope(low * limit) > 0:
+            low *= 4
+        while slope(high * limit) < 0:
+            high /= 4
+    return limit * float(brentq(lambda share: slope(share * limit), low, high, xtol=1e-300, rtol=1e-13))
 
 
 def gaussian_tail(weights: ArrayLike, threshold: float, degrees: ArrayLike | None = None) -> float:
@@ -80,18 +93,20 @@ def gaussian_tail(weights: ArrayLike, threshold: float, degrees: ArrayLike | Non
     second = np.sum(2 * d * w**2 / (1 - 2 * c * w) ** 2)
     third = np.sum(8 * d * w**3 / (1 - 2 * c * w) ** 3)
     bend = third / (6 * second)
-    peak = float(-0.5 * np.sum(d * np.log1p(-2 * c * w)) - c * x - np.log(c))
+    peak = float(-0.5 * np.sum(d * np.log1p(-2 * c * w)) - c * x - np.log(abs(c)))
 
-    def integrand(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def integrand(y: Array) -> Array:
         """Im of exp(K(s) - s x)/s ds/dy relative to its peak; an even function of y."""
         s = c + 1j * y + bend * y**2
         cumulant = -0.5 * np.log(1 - 2 * np.multiply.outer(s, w)) @ d
         return np.imag(np.exp(cumulant - s * x - np.log(s) - peak) * (1j + 2 * bend * y))
 
-    return float(min(1.0, np.exp(peak) / np.pi * _integrate(integrand, 1 / np.sqrt(second + 1 / c**2))))
+    contour = float(np.exp(peak) / np.pi * _integrate(integrand, float(1 / np.sqrt(second + 1 / c**2))))
+    # Left of the pole the residue at s = 0 is missing: the contour gives P(Q > x) - 1.
+    return min(1.0, contour) if c > 0 else 1.0 + contour
 
 
-def _integrate(integrand, width: float) -> float:  # type: ignore[no-untyped-def]
+def _integrate(integrand: Callable[[Array], Array], width: float) -> float:
     """Integral over (0, inf) of a smooth, even, decaying function, by halving the trapezoidal step."""
     end = 4 * width
     while np.log(np.abs(integrand(np.array([end, 0.77 * end]))).max() + 1e-300) > _NEGLIGIBLE:

@@ -125,14 +125,18 @@ def directional_kappa2(
     z = projections - projections.mean(0)
     largest = np.sqrt(np.log1p(K / float(share @ share) / 100))
     quantile = stats.t.ppf(confidence, K - 1)
-    kappa2 = np.zeros(1 if pooled else z.shape[2])
-    for s in _STEPS * largest:
-        # capped at exp(300): a direction that far out has no useful proxy, and says so by a huge kappa2
-        per_window = np.einsum("n,knd->kd", share, np.exp(np.minimum(s * z, 300.0)) - s * z)
+
+    def limit(values: Array) -> Array:
+        """Upper confidence limit of the mean of `values` over columns and windows, for each direction."""
+        per_window = np.einsum("n,knd->kd", share, values)
         if pooled:
             per_window = per_window.mean(1, keepdims=True)
-        limit = per_window.mean(0) + quantile * per_window.std(0, ddof=1) / np.sqrt(K)
-        kappa2 = np.maximum(kappa2, 2 * np.log(limit) / s**2)
+        return per_window.mean(0) + quantile * per_window.std(0, ddof=1) / np.sqrt(K)
+
+    kappa2 = limit(z**2)  # s -> 0: no proxy is below the variance
+    for s in _STEPS * largest:
+        # capped at exp(300): a direction that far out has no useful proxy, and says so by a huge kappa2
+        kappa2 = np.maximum(kappa2, 2 * np.log(limit(np.exp(np.minimum(s * z, 300.0)) - s * z)) / s**2)
     return kappa2
 
 
