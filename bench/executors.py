@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.api import Cell
-from bench.registry import Registry, load
-from seqlora.errors import BadInputError
+from bench.registry import Registry
+from seqlora.errors import BadInputError, SeqLoRAError
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,20 @@ class Dask:
         """See `Executor.map`."""
         client = self._client()
         try:
-            completed = load("distributed:as_completed")
-            yield from (future.result() for future in completed(client.map(work, list(cells), pure=False)))  # type: ignore[operator]
+            futures = dict(zip(client.map(work, list(cells), pure=False), cells, strict=True))
+            for future in _optional("distributed", "distributed").as_completed(futures):
+                error = future.exception()
+                if isinstance(error, SeqLoRAError):
+                    raise error  # the store cannot be written, from there either
+                died = Outcome(futures[future], "died", f"its worker died ({error})")
+                yield future.result() if error is None else died
         finally:
             client.close()
             if client.cluster is not None:
                 client.cluster.close()
 
     def _client(self):  # type: ignore[no-untyped-def]
-        distributed = _optional("distributed", "dask")
+        distributed = _optional("distributed", "distributed")
         if self.resources.scheduler:
             return distributed.Client(self.resources.scheduler)
         os.environ.update(self.resources.environment)  # inherited by the cluster's processes

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bench.api import Cell
-from bench.executors import Loky, Resources, Serial
+from bench.executors import EXECUTORS, Loky, Resources, Serial
 from bench.runner import Job, run
 from bench.store import Store
 from bench.suites import SUITES
@@ -105,8 +105,12 @@ def test_two_runners_share_a_folder_and_compute_each_cell_once(tmp_path: Path, u
 
 
 @pytest.mark.slow
-def test_loky_gives_what_serial_gives(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
-    summary = run(CELLS, Job(tmp_path), Loky(Resources(2, 1, "", tmp_path)))
+@pytest.mark.parametrize(("name", "scheduler"), [("loky", ""), ("dask", ""), ("submitit", "local")])
+def test_every_executor_gives_what_serial_gives(
+    name: str, scheduler: str, tmp_path: Path, undisturbed: dict[Cell, object]
+) -> None:
+    executor = EXECUTORS[name](Resources(2, 1, scheduler, tmp_path))
+    summary = run(CELLS, Job(tmp_path), executor)
     assert summary.exit_code == 0
     assert content(tmp_path) == undisturbed
 
