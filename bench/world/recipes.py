@@ -26,7 +26,7 @@ from bench.world.identity import ArcFaceTraining, identity_loss, people_numbers
 from bench.world.sampling import grid, sample
 from bench.world.tokens import build_tokenizer
 from bench.world.training import MasterAdamW, TrainingPlan, generators, train, watch
-from seqlora.files import atomic_write, read_tensors, write_json, write_tensors
+from seqlora.files import atomic_write, read_tensors, write_tensors
 
 M = TypeVar("M", bound=Any)  # a torch module; the classes of diffusers carry no types
 
@@ -83,6 +83,7 @@ def fit_pca(pool: FigurePool) -> PatchPCA:
 
 DIFFUSION = TrainingPlan("diffusion", steps=6300, lr=1e-3, entropy=11, warmup=200, decay=0.35)
 DIFFUSION_BATCH = 32
+PREVIEW_EVERY = 1000  # steps between sample grids
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
 CLASSIFIER = TrainingPlan("classifier", steps=800, lr=2e-3, entropy=14, decay=0.5, weight_decay=0.05)
 CLIP = TrainingPlan("clip", steps=1600, lr=3e-3, entropy=15, decay=0.4, weight_decay=0.05)
@@ -102,11 +103,9 @@ def train_diffusion(place: Place) -> None:
 
     def on_checkpoint(optimiser: MasterAdamW, step: int) -> None:
         save_averaged(DIFFUSION.name, optimiser)
-        if step // 500 > on_checkpoint.drawn or step == DIFFUSION.steps:  # type: ignore[attr-defined]
-            on_checkpoint.drawn = step // 500  # type: ignore[attr-defined]
-            preview(held_out, pca, step)
+        if not (folder() / f"grid-{step // PREVIEW_EVERY:03d}.png").is_file():
+            preview(held_out, pca, folder() / f"grid-{step // PREVIEW_EVERY:03d}.png")
 
-    on_checkpoint.drawn = 0  # type: ignore[attr-defined]
     steps = train(model, diffusion_loss(model, pca, pool, DIFFUSION_BATCH), DIFFUSION, folder(), on_checkpoint)
     finish(DIFFUSION, steps)
 
@@ -170,7 +169,7 @@ def keep_with_statistics(plan: TrainingPlan, model: Any, pool: FigurePool, forwa
     write_tensors(averaged_file(plan.name), model.state_dict())
 
 
-def preview(pool: FigurePool, pca: PatchPCA, step: int) -> None:
+def preview(pool: FigurePool, pca: PatchPCA, path: Path) -> None:
     """Write a sample grid of the averaged weights: real portraits above the images drawn from their captions."""
     model = load_averaged(DIFFUSION.name, TextToImage.build())
     autoencoder: Any = build_autoencoder()
@@ -183,7 +182,7 @@ def preview(pool: FigurePool, pca: PatchPCA, step: int) -> None:
         pipeline.vae.decode = lambda z, **_: (pca.decode(z * SCALING),)
     drawn = sample(pipeline, [caption(s) for s in shown], np.random.default_rng(0))
     sheet = grid(np.concatenate([real[:8], drawn[:8], real[8:], drawn[8:]]), columns=8)
-    save_image(folder() / f"grid-{step:06d}.png", sheet)
+    save_image(path, sheet)
 
 
 def save_image(path: Path, image: np.ndarray, zoom: int = 2) -> None:
@@ -194,7 +193,5 @@ def save_image(path: Path, image: np.ndarray, zoom: int = 2) -> None:
 
 
 def finish(plan: TrainingPlan, steps: Iterator[tuple[int, float]]) -> None:
-    """Run a training to its end and write its log."""
-    folder().mkdir(parents=True, exist_ok=True)
-    records = watch(steps, plan)
-    write_json(folder() / f"{plan.name}.log.json", records)
+    """Run a training to its end, keeping its log."""
+    watch(steps, plan, folder() / f"{plan.name}.log.json")

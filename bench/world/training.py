@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from seqlora.errors import NonFiniteError
-from seqlora.files import read_tensors, write_tensors
+from seqlora.files import read_json, read_tensors, write_json, write_tensors
 
 log = logging.getLogger("bench.world")
 
@@ -178,31 +178,27 @@ def _resume(model: nn.Module, optimiser: MasterAdamW, path: Path) -> int:
     return step
 
 
-def watch(steps: Iterator[tuple[int, float]], plan: TrainingPlan, every: int = 50) -> list[dict[str, float]]:
+def watch(steps: Iterator[tuple[int, float]], plan: TrainingPlan, log_file: Path, every: int = 50) -> None:
     """Run a training to its end with a progress bar (plain lines when there is no terminal).
 
-    Returns:
-        The log: one record of step, mean loss since the last record, learning rate and elapsed seconds.
+    `log_file` gets one record every `every` steps (step, mean loss since the last record, learning rate, seconds of
+    this process); a resumed training goes on in the same log.
     """
-    records: list[dict[str, float]] = []
+    records = [] if not log_file.is_file() else read_json(log_file)
     console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )
+    text = (TextColumn("{task.description}"), TextColumn("{task.fields[loss]:.4f}"))
+    columns = (text[0], BarColumn(), text[1], TimeRemainingColumn())
     begun, losses = time.monotonic(), []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(plan.name, total=plan.steps, loss=float("nan"))
         for step, loss in steps:
             losses.append(loss)
             if (step + 1) % every == 0 or step + 1 == plan.steps:
-                mean = float(np.mean(losses))
-                elapsed = time.monotonic() - begun
-                records.append({"step": step + 1, "loss": mean, "lr": plan.rate(step), "seconds": round(elapsed, 1)})
+                mean, elapsed = float(np.mean(losses)), round(time.monotonic() - begun, 1)
+                record = {"step": step + 1, "loss": mean, "lr": plan.rate(step), "seconds": elapsed}
+                records = [old for old in records if old["step"] <= step] + [record]
+                write_json(log_file, records)
                 if not console.is_terminal:
                     console.print(f"{plan.name} {step + 1}/{plan.steps} loss {mean:.4f} {elapsed:.0f} s")
                 losses = []
             progress.update(task, completed=step + 1, loss=loss)
-    return records

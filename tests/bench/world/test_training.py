@@ -181,7 +181,9 @@ def test_clip_loss_prefers_the_truth():
         cosine = image @ model.texts(captions).T
         logits = model.clip.logit_scale.exp() * cosine + model.bias
         best, worst = (logits > 0).float(), (logits <= 0).float()
-        assert float(model(pixels, captions, best, {})) < float(model(pixels, captions, worst, {}))
+        classes = torch.zeros(2, len(VALUES), dtype=torch.long)
+        good, bad = (float(model(pixels, captions, fits, ["hair"], classes)) for fits in (best, worst))
+    assert good < bad
 
 
 @pytest.mark.parametrize("kind", NEGATIVES)
