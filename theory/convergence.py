@@ -148,8 +148,8 @@ def hypergradient_error(
 ) -> tuple[Array, Array, Array]:
     """Error of the partial gradient after 0 … k steps of gradient descent on B from B = 0, at a fixed basis C.
 
-    With E = B - B*, the partial gradient minus the gradient is B*^T E C M + E^T (E C M - R), all linear in E to first
-    order, and E_k = E_0 (I - t H)^k. So error_k <= (‖B*‖_op ‖C M‖_op + ‖R‖_op + ‖E_k‖ ‖C M‖_op) ‖E_k‖_F (ours).
+    With E = B - B*, the partial gradient minus the gradient is B*^T E C M + E^T (E C M - R), linear in E to first
+    order, and E_k = E_0 (I - t H)^k. So error_k <= (‖B*‖ ‖C M‖ + ‖R‖ + ‖E_k‖ ‖C M‖) ‖E_k‖, Frobenius norms (ours).
 
     Args:
         problem: the reduced problem.
@@ -173,14 +173,14 @@ def hypergradient_error(
     rho = float(np.abs(1 - t * spectrum).max())
     best = problem.coefficients(C)
     exact = problem.gradient(C)
-    residual = np.linalg.norm(problem.cross - best @ CM, 2)
-    scale, first = np.linalg.norm(CM, 2), np.linalg.norm(best)
+    residual = np.linalg.norm(problem.cross - best @ CM)
+    scale, first = np.linalg.norm(CM), np.linalg.norm(best)
     B = np.zeros_like(best)
     rows = []
     for k in range(inner_steps + 1):
         E = B - best
         distance = rho**k * first  # >= ‖E_k‖_F
-        constant = np.linalg.norm(best, 2) * scale + residual + distance * scale
+        constant = first * scale + residual + distance * scale
         # L(B, C) - Phi(C) = 1/2 tr(E H E^T): the lower level is quadratic with minimiser B*.
         excess = 0.5 * float(((E @ H) * E).sum())
         rows.append((np.linalg.norm(problem.partial_gradient(C, B) - exact), constant * distance, excess))

@@ -116,53 +116,43 @@ class Frontier:
         return simultaneous(self.second_moment, self.past_moment)
 
     @cached_property
-    def _gram(self) -> Array:
-        K = self.cross @ self.pencil.basis
-        return K.T @ K
+    def _cross(self) -> Array:
+        return self.cross @ self.pencil.basis  # K F, shape (m, k)
 
     def _inverse_root(self, gamma: float) -> Array:
-        """(share + gamma (1 - share))^-1/2; zero where there is no data, because K vanishes there too."""
+        """(share + gamma (1 - share))^-1/2, so W^-1/2 in the pencil's basis; 0 where no data is, as K is 0 there."""
         if gamma < 0:
             raise BadInputError(f"gamma={gamma}: the weight of forgetting must not be negative")
         share = self.pencil.share
         d = share + gamma * (1 - share)
         return np.where(d > len(d) * unit_roundoff(), 1 / np.sqrt(np.maximum(d, 1e-300)), 0.0)
 
-    def _scaled(self, gamma: float) -> tuple[Array, Array]:
-        root = self._inverse_root(gamma)
-        return root, (self._gram * root[:, None]) * root
-
     def support(self, gamma: float) -> float:
         """Largest g(M) - gamma F(M) over all M of rank at most r: h(gamma), convex and decreasing in gamma."""
-        _, moment = self._scaled(gamma)
-        k = len(moment)
-        top = scipy.linalg.eigh(moment, eigvals_only=True, subset_by_index=(max(k - self.rank, 0), k - 1))
+        # theta_k are the eigenvalues of K W^-1 K^T as well, W = S + gamma S_past: m x m instead of n x n.
+        K, m = self._cross * self._inverse_root(gamma), len(self.cross)
+        top = scipy.linalg.eigh(K @ K.T, eigvals_only=True, subset_by_index=(m - self.rank, m - 1))
         return float(np.maximum(top, 0.0).sum())
 
     def optimum(self, gamma: float) -> Array:
         """An update M of shape (m, n) that attains `support(gamma)`."""
-        root, moment = self._scaled(gamma)
-        k = len(moment)
-        V = scipy.linalg.eigh(moment, subset_by_index=(max(k - self.rank, 0), k - 1))[1]
-        # M = K F D^-1/2 V V^T D^-1/2 F^T with D = share + gamma (1 - share).
-        half = (self.pencil.basis * root) @ V
-        return (self.cross @ half) @ half.T
+        root, m = self._inverse_root(gamma), len(self.cross)
+        K = self._cross * root
+        U = scipy.linalg.eigh(K @ K.T, subset_by_index=(m - self.rank, m - 1))[1]
+        # M = U U^T K W^-1: the full-rank optimum K W^-1, projected onto the top outputs.
+        return U @ (U.T @ K) @ (self.pencil.basis * root).T
 
     def place(self, M: Array) -> Point:
         """Gain 2 <M, K> - tr(M S M^T) and forgetting tr(M S_past M^T) of an update of any rank, shape (m, n)."""
         gain = 2 * float((M * self.cross).sum()) - float(((M @ self.second_moment) * M).sum())
         return Point(gain, float(((M @ self.past_moment) * M).sum()))
 
-    def excess(self, point: Point, gamma: float) -> float:
-        """Distance g - gamma F - h(gamma) by which a point passes the supporting line of slope gamma; <= 0 in truth."""
-        return point.gain - gamma * point.forgetting - self.support(gamma)
-
     def rounding(self, M: Array, gamma: float) -> float:
-        """Rounding error of `excess(place(M), gamma)`: products of length n, and an eigenproblem of known condition."""
+        """Rounding error of g(M) - gamma F(M) - h(gamma): products of length n, an eigenproblem of known condition."""
         n, size = len(self.second_moment), float(np.linalg.norm(M))
         moments = float(np.linalg.norm(self.second_moment) + gamma * np.linalg.norm(self.past_moment))
         products = matmul(2 * n, 2 * size * float(np.linalg.norm(self.cross)) + size**2 * moments)
-        return products + eigenvalue(n, self.pencil.condition * self.support(gamma))
+        return products + eigenvalue(n, self.pencil.condition * self.energy)  # h(gamma) <= ‖Y‖^2
 
     def best_gain(self, forgetting: float) -> tuple[float, float]:
         """Largest gain at no more than this forgetting, min_gamma h(gamma) + gamma F, and the gamma that gives it.
@@ -175,7 +165,7 @@ class Frontier:
             gamma = float(np.exp(log_gamma))
             return self.support(gamma) + gamma * forgetting
 
-        found = minimize_scalar(line, bounds=(-16.0, 16.0), method="bounded", options={"xatol": 1e-4})
+        found = minimize_scalar(line, bounds=(-16.0, 16.0), method="bounded", options={"xatol": 1e-2})
         unconstrained = self.support(0.0)
         if unconstrained <= found.fun:
             return unconstrained, 0.0

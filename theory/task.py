@@ -18,6 +18,9 @@ from theory.layers.base import Layer
 
 Array = NDArray[np.float64]
 
+OUTPUTS = 64
+"""Outputs of a random target: they enter through D^T D only, and more of them only make it rounder and slower."""
+
 
 @dataclass(frozen=True)
 class LinearTask:
@@ -34,8 +37,8 @@ class LinearTask:
     targets: Array
 
     @classmethod
-    def on(cls, layer: Layer, concepts: int, rng: np.random.Generator, outputs: int | None = None) -> LinearTask:
-        """Random targets for the first `concepts` concepts of a layer (`outputs` defaults to the layer's own).
+    def on(cls, layer: Layer, concepts: int, rng: np.random.Generator, outputs: int = OUTPUTS) -> LinearTask:
+        """Random targets for the first `concepts` concepts of a layer, at most as many outputs as it has.
 
         Raises:
             BadInputError: the layer has fewer concepts.
@@ -43,7 +46,7 @@ class LinearTask:
         if not 1 <= concepts <= len(layer.concepts):
             raise BadInputError(f"layer {layer.name} has {len(layer.concepts)} concepts, {concepts} are asked for")
         moments = np.stack([layer.second_moment(concept) for concept in layer.concepts[:concepts]])
-        m = layer.weight.shape[0] if outputs is None else outputs
+        m = min(outputs, layer.weight.shape[0])
         targets = rng.standard_normal((concepts, m, layer.width)) / np.sqrt(layer.width)
         return cls(layer.name, moments, targets)
 
