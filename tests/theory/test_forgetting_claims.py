@@ -93,7 +93,7 @@ def test_c3r_tests_on_windows_that_nothing_was_learned_from(monkeypatch: pytest.
         return right(activations, *rest)
 
     monkeypatch.setattr(c3r, "learn_sequence", spy)
-    layer = c3r.plant_dependence(layers()[0])
+    layer = c3r.plant_dependence(layers()[0], 64, np.random.default_rng(1))
     c3r.hold_out(layer, np.random.default_rng(1))
     for concept, X in layer.activations.items():
         learned = {tuple(column) for column in seen[concept].T}
@@ -102,11 +102,15 @@ def test_c3r_tests_on_windows_that_nothing_was_learned_from(monkeypatch: pytest.
 
 
 def test_c3r_planted_dependence_is_what_it_says() -> None:
-    layer = c3r.plant_dependence(synthetic.layer(16, 1, 80_000, 1.0, np.random.default_rng(2)), correlation=0.9)
-    X = layer.activations["concept0"].reshape(16, -1, c3r.PLANTED_COLUMNS)
-    between = np.einsum("nka,nkb->ab", X, X) / (X.shape[1] * np.sum(layer.second_moment("concept0").diagonal()))
+    rng = np.random.default_rng(2)
+    plain = synthetic.layer(16, 1, 4000, 1.0, rng)
+    layer = c3r.plant_dependence(plain, 10_000, rng, correlation=0.9)
+    X = layer.activations["concept0"].reshape(16, -1, c3.COLUMNS)
+    between = np.einsum("nka,nkb->ab", X, X) / (X.shape[1] * np.trace(layer.second_moment("concept0")))
     # 10,000 windows of effective rank about 7: standard error 1/sqrt(70,000) = 0.004
-    assert np.abs(between - c3.autoregressive(c3r.PLANTED_COLUMNS, 0.9)).max() < 0.03
+    assert np.abs(between - c3.autoregressive(c3.COLUMNS, 0.9)).max() < 0.03
+    alike = layer.second_moment("concept0") - np.cov(plain.activations["concept0"])
+    assert np.linalg.norm(alike, 2) < 0.1 * np.linalg.norm(plain.second_moment("concept0"), 2)
 
 
 @pytest.mark.parametrize("broken", ["budget", "projection"])
