@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -89,6 +90,7 @@ def run_command(
         return plan(cells, store, 1 if executor == "serial" else workers, force)
     job = Job(out, threads, force, retry_failed, settings(option or []))
     runs_on = EXECUTORS[executor](Resources(workers, threads, scheduler, out))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler that takes the machine back is a Ctrl-C
     try:
         with Watch(len(cells), quiet) as watch:
             summary = run(cells, job, runs_on, watch)

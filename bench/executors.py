@@ -188,10 +188,11 @@ EXECUTORS.add("submitit", Submitit)
 
 
 def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent process, which stops its workers itself."""
+    """Leave Ctrl-C and SIGTERM to the parent process, which stops its workers itself."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _share(work: Work, cells: Sequence[Cell]) -> list[Outcome]:

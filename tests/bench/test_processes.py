@@ -78,10 +78,13 @@ def test_kill_9_costs_one_cell_at_most(tmp_path: Path, undisturbed: dict[Cell, o
 
 
 @pytest.mark.slow  # three processes that import torch
-def test_ctrl_c_stops_workers_and_exits_130(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_workers_and_exits_130(
+    number: signal.Signals, tmp_path: Path, undisturbed: dict[Cell, object]
+) -> None:
     process = start(tmp_path, "--executor", "loky", "--workers", "2")
     wait_for_cells(tmp_path, 3, process)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    os.killpg(process.pid, number)  # a terminal sends it to the whole group, a scheduler too
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on from there" in err
