@@ -124,7 +124,7 @@ class ClipTraining(nn.Module):
         return loss
 
 
-def clip_loss(model: ClipTraining, pool: FigurePool, batch: int, n_sets: int = 3) -> LossFunction:
+def clip_loss(model: ClipTraining, pool: FigurePool, batch: int, n_sets: int = 5) -> LossFunction:
     """Loss of a step: half of the captions name about two attributes, half about eight; `n_sets` attributes alone."""
     names = list(VALUES)
 

@@ -86,7 +86,7 @@ DIFFUSION_BATCH = 32
 PREVIEW_EVERY = 1000  # steps between sample grids
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
 CLASSIFIER = TrainingPlan("classifier", steps=800, lr=2e-3, entropy=14, decay=0.5, weight_decay=0.05)
-CLIP = TrainingPlan("clip", steps=1600, lr=3e-3, entropy=15, decay=0.4, weight_decay=0.05)
+CLIP = TrainingPlan("clip", steps=2300, lr=3e-3, entropy=15, decay=0.4, weight_decay=0.05)
 JUDGE_BATCH = 128
 CLIP_BATCH = 64
 DECODER = TrainingPlan("decoder", steps=1700, lr=2e-3, entropy=12, decay=0.5)
