@@ -138,9 +138,9 @@ def _evidence(rows: Sequence[Row]) -> str:
         for key in ("spread_overlap", "random_overlap")
     )
     return (
-        f"At {len(past)} shapes past capacity, spread bases overlap at most {max(spread_ratio) - 1:.0e} above the floor, "
-        f"random ones {min(random_ratio):.2f} to {max(random_ratio):.1f} times as much. Stable Diffusion 1.x at rank "
-        f"{RANK}: its {narrowest.layers} layers of width {narrowest.width} hold {narrowest.capacity} concepts, the "
-        f"abstract reports {ABSTRACT_CONCEPTS}; all fit at rank {narrowest.shrunk_rank}, or overlap by at least {narrowest.least_overlap:.0f} in total "
-        f"(independent random bases: {narrowest.random_overlap:.0f})."
+        f"At {len(past)} shapes past capacity, spread bases overlap at most {max(spread_ratio) - 1:.0e} above the "
+        f"floor, random ones {min(random_ratio):.2f} to {max(random_ratio):.1f} times as much. Stable Diffusion 1.x at "
+        f"rank {RANK}: its {narrowest.layers} layers of width {narrowest.width} hold {narrowest.capacity} concepts, "
+        f"the abstract reports {ABSTRACT_CONCEPTS}; all fit at rank {narrowest.shrunk_rank}, or overlap by at least "
+        f"{narrowest.least_overlap:.0f} in total (independent random bases: {narrowest.random_overlap:.0f})."
     )
