@@ -72,7 +72,7 @@ def optimal_basis(S: Array, rank: int, past: Array | None = None) -> Array:
     # A shift by tau inside the complement keeps the eigenvectors and lifts all of them above the p zeros of the past,
     # also where S has fewer than r directions of its own.
     tau = np.trace(inside) / n or 1.0
-    shifted = inside + restricted(tau * np.eye(n), past)
+    shifted = inside + tau * np.eye(n) - (0 if past is None else tau * (past.T @ past))
     if n >= LANCZOS_WIDTH and rank <= n // 16:
         start = np.sum(shifted, axis=1) + tau  # a fixed start makes the result repeatable
         _, vectors = eigsh(shifted, k=rank, v0=start, ncv=max(4 * rank, 32))
