@@ -165,7 +165,7 @@ class Frontier:
             gamma = float(np.exp(log_gamma))
             return self.support(gamma) + gamma * forgetting
 
-        found = minimize_scalar(line, bounds=(-16.0, 16.0), method="bounded", options={"xatol": 1e-2})
+        found = minimize_scalar(line, bounds=(-16.0, 16.0), method="bounded", options={"xatol": 1e-6})
         unconstrained = self.support(0.0)
         if unconstrained <= found.fun:
             return unconstrained, 0.0

@@ -18,11 +18,10 @@ def judge(checks: Sequence[BoundCheck]) -> Verdict:
     idle = [check for check in checks if check.control and check.holds]
     if not any(check.control for check in checks):
         return Verdict("fails when", "it is put to the test: there is no control")
+    reasons = [f"asked for {_summary(broken, checks)}"] if broken else []
     if idle:
-        return Verdict("fails when", f"it is told from its controls: {_summary(idle, checks)} held")
-    if not broken:
-        return Verdict("holds")
-    return Verdict("fails when", f"asked for {_summary(broken, checks)}")
+        reasons.append(f"it is told from its controls: {_summary(idle, checks)} held")
+    return Verdict("fails when", "; ".join(reasons)) if reasons else Verdict("holds")
 
 
 def kind(check: BoundCheck) -> str:
