@@ -26,6 +26,7 @@ from bench.world.identity import ArcFaceTraining, identity_loss, people_numbers
 from bench.world.sampling import grid, sample
 from bench.world.tokens import build_tokenizer
 from bench.world.training import MasterAdamW, TrainingPlan, generators, train, watch
+from seqlora.errors import StoredFileError
 from seqlora.files import atomic_write, read_tensors, write_tensors
 
 M = TypeVar("M", bound=Any)  # a torch module; the classes of diffusers carry no types
@@ -67,7 +68,12 @@ def save_averaged(name: str, optimiser: MasterAdamW) -> None:
 
 def load_averaged(name: str, model: M) -> M:
     """Load the averaged weights of a training into a float32 model, in evaluation mode."""
-    model.load_state_dict(read_tensors(averaged_file(name)), strict=False)
+    path = averaged_file(name)
+    keys = model.load_state_dict(read_tensors(path), strict=False)
+    # Only the autoencoder's encoder may be absent: it is written, not learnt.
+    strange = [*keys.unexpected_keys, *(key for key in keys.missing_keys if not key.startswith("encoder."))]
+    if strange:
+        raise StoredFileError(f"{path} does not fit its model ({strange[0]}); delete it and train {name} again")
     return model.float().eval()
 
 
@@ -81,7 +87,7 @@ def fit_pca(pool: FigurePool) -> PatchPCA:
     return PatchPCA(**read_tensors(path))
 
 
-DIFFUSION = TrainingPlan("diffusion", steps=6300, lr=1e-3, entropy=11, warmup=200, decay=0.35)
+DIFFUSION = TrainingPlan("diffusion", steps=5900, lr=1e-3, entropy=11, warmup=200, decay=0.35)
 DIFFUSION_BATCH = 32
 PREVIEW_EVERY = 1000  # steps between sample grids
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
@@ -147,9 +153,9 @@ def train_classifier(place: Place) -> None:
 
 
 def train_clip(place: Place) -> None:
-    """The CLIP model."""
+    """The CLIP model, always in float32 (for so many small layers bfloat16 is slower on CPUs)."""
     torch.manual_seed(CLIP.entropy)
-    model = place.put(ClipTraining(build_tokenizer()))
+    model = Place(place.device, torch.float32).put(ClipTraining(build_tokenizer()))
     finish(CLIP, train(model, clip_loss(model, load_pool("base"), CLIP_BATCH), CLIP, folder()))
     keep_with_statistics(CLIP, model.clip, load_pool("base"), model.clip.encode_image)
 
