@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import cast_adapter_dtype, check_target_module_exists
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -51,7 +51,8 @@ class AdaptedLayer:
         """The layer's input as rows that W multiplies, shape (N, n): tokens, or patches of a convolution."""
         base = self.module.get_base_layer()
         if isinstance(base, nn.Conv2d):
-            patches = F.unfold(value, base.kernel_size, base.dilation, base.padding, base.stride)  # type: ignore[arg-type]
+            padded = F.pad(value, base._reversed_padding_repeated_twice)  # also right for padding="same"
+            patches = F.unfold(padded, base.kernel_size, base.dilation, 0, base.stride)  # type: ignore[arg-type]
             return patches.mT.reshape(-1, patches.shape[1])
         return value.reshape(-1, value.shape[-1])
 
@@ -81,10 +82,19 @@ def target_widths(model: nn.Module, target_modules: str | Sequence[str]) -> dict
                 f"target_modules selects {name} ({type(module).__name__}); only linear layers and ungrouped, "
                 "zero-padded 2-d convolutions can be adapted"
             )
+        if isinstance(module, nn.Conv2d) and not module.weight.is_contiguous():
+            raise BadInputError(
+                f"{name} is in channels_last layout; convert it to torch.contiguous_format first"
+            )
     if not matches:
         examples = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)][:3]
         raise BadInputError(f"target_modules {target_modules!r} matches no layer; the model has e.g. {examples}")
     return {name: _as_matrix(module).shape[1] for name, module in matches.items()}
+
+
+def exactly(names: Iterable[str]) -> str:
+    """Pattern that selects these layers and no other whose name merely ends alike (as PEFT's lists of names do)."""
+    return "|".join(re.escape(name) for name in names)
 
 
 def inject(model: nn.Module, plan: Mapping[str, LayerPlan]) -> list[AdaptedLayer]:
@@ -96,11 +106,12 @@ def inject(model: nn.Module, plan: Mapping[str, LayerPlan]) -> list[AdaptedLayer
     # PEFT matches patterns against name endings, longest first here so that no name is taken for another's ending.
     pattern = {re.escape(name): ranks[name] for name in sorted(ranks, key=len, reverse=True)}
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(plan), rank_pattern=pattern, alpha_pattern=dict(pattern)
+        r=rank, lora_alpha=rank, target_modules=exactly(plan), rank_pattern=pattern, alpha_pattern=dict(pattern)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns that no model card can be written for a bare module
         inject_adapter_in_model(config, model, ADAPTER)
+    cast_adapter_dtype(model, ADAPTER)  # factors of half-precision layers in float32: bases must be orthogonal to 1e-6
     modules = dict(model.named_modules())
     return [AdaptedLayer(name, modules[name]) for name in plan]
 
@@ -163,7 +174,8 @@ def export_lora(
     write_tensors(
         folder / "pytorch_lora_weights.safetensors", {dotted + k: v for k, v in state.items()}, {"format": "pt"}
     )
-    LoraConfig(r=rank, lora_alpha=rank, target_modules=list(factors), inference_mode=True).save_pretrained(str(folder))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=exactly(factors), inference_mode=True)
+    config.save_pretrained(str(folder))
 
 
 def diffusers_prefix(model: nn.Module) -> str:

@@ -119,10 +119,10 @@ class LayerGroup:
 
 def group_layers(layers: Sequence[AdaptedLayer], plan: Mapping[str, LayerPlan]) -> list[LayerGroup]:
     """Stack layers whose factors have the same shape and whose bases follow the same rule."""
-    buckets: dict[tuple[int, int, LayerPlan, torch.dtype], list[AdaptedLayer]] = defaultdict(list)
+    buckets: dict[tuple[int, int, LayerPlan, torch.dtype, torch.device], list[AdaptedLayer]] = defaultdict(list)
     for layer in layers:
         m, n = layer.weight.shape
-        buckets[m, n, plan[layer.name], layer.A.dtype].append(layer)
+        buckets[m, n, plan[layer.name], layer.A.dtype, layer.A.device].append(layer)
     return [LayerGroup.stack(members, key[2].mode) for key, members in buckets.items()]
 
 
