@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from seqlora.config import SeqLoRAConfig
+from seqlora.errors import BadInputError
 from seqlora.groups import LayerGroup
 from seqlora.stiefel import RiemannianAdam
 
-Level = Literal["lower", "upper", "both"]
+Level = Literal["lower", "both"]  # B moves in every step: its gradient comes with that of A
 
 
 class BilevelOptimizer:
@@ -52,7 +53,10 @@ class BilevelOptimizer:
         if self.extra:
             parameter_groups.append({"params": self.extra, "lr": config.extra_learning_rate})
         make = getattr(torch.optim, config.coefficient_optimizer)
-        self.lower = make(parameter_groups, lr=config.coefficient_learning_rate, **config.coefficient_options)
+        try:
+            self.lower = make(parameter_groups, lr=config.coefficient_learning_rate, **config.coefficient_options)
+        except (TypeError, ValueError) as error:
+            raise BadInputError(f"coefficient_options do not suit {config.coefficient_optimizer}: {error}") from error
         self.rates = [entry["lr"] for entry in self.lower.param_groups]
         self.upper = [RiemannianAdam.for_bases(group.A.detach()) for group in groups]
 
@@ -90,9 +94,7 @@ class BilevelOptimizer:
         for group in self.groups:
             group.clip_to_cap()
         self.count += 1
-        if not moves_bases:
-            return "lower"
-        return "both" if self.config.inner_steps == 0 else "upper"
+        return "both" if moves_bases else "lower"
 
     def _decay(self) -> float:
         if self.config.schedule == "constant" or self.steps is None:

@@ -67,6 +67,8 @@ class SeqLoRAConfig:
         if isinstance(self.target_modules, list):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_choices()
+        for name in ("rank", "start_batches", "sketch_size", "inner_steps", "seed"):
+            self._require(type(getattr(self, name)) is int, name, "a whole number")
         for name in ("rank", "start_batches", "sketch_size"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("ridge", "forgetting_weight", "inner_steps", "start_damping", "seed"):
@@ -78,7 +80,9 @@ class SeqLoRAConfig:
         self._require(self.max_update_norm is None or self.max_update_norm > 0, "max_update_norm", "positive")
         optimizer = getattr(torch.optim, self.coefficient_optimizer, None)
         known = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-        self._require(known, "coefficient_optimizer", "the name of a torch.optim class, e.g. 'AdamW'")
+        # LBFGS evaluates the loss many times a step, SparseAdam takes sparse gradients: neither fits one backward pass.
+        known = known and self.coefficient_optimizer not in ("Optimizer", "LBFGS", "SparseAdam")
+        self._require(known, "coefficient_optimizer", "a torch.optim class of one dense gradient a step, e.g. 'AdamW'")
         penalised = self.forgetting_weight > 0
         self._require(self.capacity != "penalise" or penalised, "forgetting_weight", "positive for capacity='penalise'")
         early = self.capacity == "error" or self.planned_concepts is not None

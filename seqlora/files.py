@@ -84,7 +84,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     """Write tensors as safetensors, atomically; shared or strided storage is copied first."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(whole, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
