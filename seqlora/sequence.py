@@ -19,7 +19,7 @@ from seqlora.bilevel import BilevelOptimizer, Level
 from seqlora.capacity import check_room, plan_layers
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError, NonFiniteError
-from seqlora.files import check_name, read_tensors, write_tensors
+from seqlora.files import check_name, write_tensors
 from seqlora.groups import complement_projectors, group_layers, remaining_room
 from seqlora.moments import merge_factors
 from seqlora.start import Loss, gather_gradients, gather_moments, moment_start, random_start, spread_start
@@ -71,7 +71,9 @@ class ConceptSequence:
         self.layers = inject(model, self.plan)
         self.groups = group_layers(self.layers, self.plan)
         self.base = {layer.name: layer.weight.clone() for layer in self.layers}
-        self._delta = {layer.name: torch.zeros_like(layer.weight) for layer in self.layers}
+        # summed in float32 at least: 60 additions in half precision would lose the small updates
+        self._delta = {name: torch.zeros_like(W0, dtype=_wide(W0)) for name, W0 in self.base.items()}
+        self._stored: dict[Path, dict[str, dict[str, str]]] = {}  # folder -> entries that we wrote or read there
         # F with F^T F = sum of the second moments of what must be remembered, and how many moments that is
         self.past_factors = {name: torch.zeros(0, width, dtype=torch.float64) for name, width in widths.items()}
         self.remembered = 0
@@ -132,6 +134,7 @@ class ConceptSequence:
         for hook in self._hooks["concept_start"]:
             hook(self, name)
         checkpoint, finished = self._checkpoint_path(name), False
+        before = {key: parameter.detach().clone() for key, parameter in extra.items()}
         try:
             optimizer = self._begin(name, head, loss, steps, extra)
             index = optimizer.count - 1
@@ -140,7 +143,7 @@ class ConceptSequence:
                     continue  # done before the interruption
                 yield Step(name, index, *self._step(optimizer, batch, loss, name, index))
                 if checkpoint is not None and optimizer.count % self.checkpoint_every == 0:
-                    storage.write_checkpoint(checkpoint, self.config, *optimizer.state_dict())
+                    storage.write_checkpoint(checkpoint, self._setting(), *optimizer.state_dict())
             if steps is not None and index + 1 < steps:
                 raise BadInputError(
                     f"concept {name!r}: {index + 1} batches for {steps} steps; give more or repeat them"
@@ -151,6 +154,8 @@ class ConceptSequence:
             if not finished:  # leave the merged model as it was before this concept
                 self._clear_adapter()
                 self.activate()
+                for key, parameter in extra.items():
+                    parameter.data.copy_(before[key])
         for hook in self._hooks["concept_end"]:
             hook(self, name)
 
@@ -163,7 +168,12 @@ class ConceptSequence:
                 f"concept {name!r}: the loss is {number} at step {index}; lower the learning rates or check the images"
             )
         value.backward()
-        return number, optimizer.step()
+        try:
+            return number, optimizer.step()
+        except torch.linalg.LinAlgError as error:  # what a decomposition makes of NaN
+            raise NonFiniteError(
+                f"concept {name!r}: the gradients are not finite at step {index}; lower the learning rates"
+            ) from error
 
     def _begin(
         self, name: str, head: list[Any], loss: Loss, steps: int | None, extra: Mapping[str, nn.Parameter]
@@ -181,8 +191,10 @@ class ConceptSequence:
         optimizer = BilevelOptimizer(self.groups, self.config, extra, steps)
         checkpoint = self._checkpoint_path(name)
         if checkpoint is not None and checkpoint.exists():
-            optimizer.load_state_dict(*storage.read_checkpoint(checkpoint, self.config))
-            return optimizer
+            state = storage.read_checkpoint(checkpoint, self.config, self._setting())
+            if state is not None:
+                optimizer.load_state_dict(*state)
+                return optimizer
         rng = np.random.default_rng([self.config.seed, len(self.concepts)])
         moments: dict[str, Tensor] = {}
         gradients: dict[str, Tensor] = {}
@@ -207,7 +219,8 @@ class ConceptSequence:
             if self.config.basis != "free":
                 group.polish(past)
             for index, layer in enumerate(group.names):
-                A, B = group.A.data[index].clone(), group.B.data[index].clone()
+                # In main memory, whatever the device of the model: a restart reads them there, too.
+                A, B = group.A.data[index].cpu().clone(), group.B.data[index].cpu().clone()
                 if not bool(torch.isfinite(A).all() and torch.isfinite(B).all()):
                     raise NonFiniteError(f"concept {name!r}: the factors of {layer} are not finite; lower the rates")
                 factors[layer] = (A, B)
@@ -267,7 +280,7 @@ class ConceptSequence:
         stacked = {}
         for name, W in self.base.items():
             bases = [concept.factors[name][0] for concept in self.concepts.values()]
-            stacked[name] = torch.cat(bases) if bases else W.new_zeros(0, W.shape[1])
+            stacked[name] = torch.cat(bases) if bases else torch.zeros(0, W.shape[1], dtype=_wide(W))
         return stacked
 
     @torch.no_grad()
@@ -287,7 +300,7 @@ class ConceptSequence:
             if weights is None:
                 torch.add(W0, self._delta[layer.name], out=layer.weight)
                 continue
-            total = torch.zeros_like(W0)
+            total = torch.zeros_like(self._delta[layer.name])
             for name, weight in weights.items():
                 A, B = self.concepts[name].factors[layer.name]
                 total.addmm_(B.to(total), A.to(total), alpha=weight)
@@ -329,10 +342,11 @@ class ConceptSequence:
     def save_pretrained(self, folder: str | Path) -> None:
         """Store all concepts and, if kept, the past moments; a crash leaves the folder's former state."""
         folder = Path(folder)
-        known = {}
-        if (folder / storage.INDEX).exists():
-            known = {entry["name"]: entry for entry in storage.read_index(folder)["concepts"]}
+        if folder.resolve() not in self._stored and (folder / storage.INDEX).exists():
+            raise BadInputError(f"{folder} already holds a sequence; choose another folder")
+        known = self._stored.setdefault(folder.resolve(), {})
         entries = [known.get(name) or storage.write_concept(folder, c) for name, c in self.concepts.items()]
+        known.update(zip(self.concepts, entries, strict=True))
         moments: dict[str, Any] = {"remembered": self.remembered, "file": ""}
         if self.remembered:
             moments["file"] = f"moments-{self.remembered}.safetensors"
@@ -361,9 +375,10 @@ class ConceptSequence:
         shapes = {layer.name: (layer.weight.shape[0], layer.weight.shape[1]) for layer in self.layers}
         for entry in index["concepts"]:
             self.adopt(storage.read_concept(folder, entry, shapes))
+        self._stored[folder.resolve()] = dict(zip(self.concepts, index["concepts"], strict=True))
         self.remembered = int(index["moments"]["remembered"])
         if index["moments"]["file"]:
-            self.past_factors = read_tensors(folder / check_name(index["moments"]["file"], "moments file"))
+            self.past_factors = storage.read_moments(folder, index["moments"]["file"], shapes)
 
     def export(self, folder: str | Path, concept: str, prefix: str | None = None) -> None:
         """Write one concept as a LoRA that `PeftModel.from_pretrained` and diffusers' `load_lora_weights` read.
@@ -378,12 +393,23 @@ class ConceptSequence:
         prefix = diffusers_prefix(self.model) if prefix is None else prefix
         export_lora(folder, self.concepts[concept].factors, self.layers, prefix)
 
+    def _setting(self) -> dict[str, Any]:
+        """What a checkpoint is valid for: the configuration and the concepts before it."""
+        return {"config": self.config.to_json(), "past": list(self.concepts)}
+
     def _checkpoint_path(self, name: str) -> Path | None:
         return self.folder / "partial" / f"{name}.safetensors" if self.folder is not None else None
 
     def _skip(self, concept: Concept, extra: Mapping[str, nn.Parameter]) -> None:
         """Leave parameters and torch's generator as they were when `concept` was finished."""
         for key, parameter in extra.items():
+            if key not in concept.extra or concept.extra[key].shape != parameter.shape:
+                raise BadInputError(f"concept {concept.name!r} was stored without a {key!r} of this shape")
             parameter.data.copy_(concept.extra[key])
         if concept.random_state is not None:
             torch.set_rng_state(concept.random_state)
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    """Precision of factors and sums: that of the weight, float32 at least."""
+    return torch.promote_types(weight.dtype, torch.float32)

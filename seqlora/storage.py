@@ -98,6 +98,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     missing = {"config", "concepts", "moments"} - set(index)
     if missing:
         raise StoredFileError(f"{folder / INDEX} lacks {sorted(missing)[0]!r}; restore it")
+    if not all({"name", "sha256"} <= set(entry) for entry in index["concepts"]):
+        raise StoredFileError(f"{folder / INDEX} has a concept without name or sha256; restore it")
     return index
 
 
@@ -109,17 +111,47 @@ def check_config(path: Path, stored: Mapping[str, Any], config: SeqLoRAConfig) -
             raise BadInputError(f"{path} was made with {key}={stored.get(key)!r}, not {value!r}; use another folder")
 
 
-def write_checkpoint(path: Path, config: SeqLoRAConfig, tensors: Mapping[str, Tensor], scalars: dict[str, Any]) -> None:
+def read_moments(folder: Path, name: str, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    """Factors of the past moments, shape (l, n) for every layer of `shapes`.
+
+    Raises:
+        StoredFileError: damaged, or of another model.
+    """
+    path = folder / check_name(name, "moments file")
+    factors = read_tensors(path)
+    if {key: F.shape[-1] for key, F in factors.items()} != {key: n for key, (_, n) in shapes.items()}:
+        raise StoredFileError(f"{path}: its layers are not those of this model; load it on its own base")
+    return factors
+
+
+def write_checkpoint(
+    path: Path, setting: Mapping[str, Any], tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+) -> None:
     """Store the state of a concept in the making: the optimiser's, and that of torch's generator."""
-    text = json.dumps({**scalars, "config": config.to_json()})
+    text = json.dumps({**scalars, "setting": setting})
     packed = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     write_tensors(path, {**tensors, "random_state": torch.get_rng_state(), "scalars": packed})
 
 
-def read_checkpoint(path: Path, config: SeqLoRAConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's state; puts torch's generator back to where it was."""
+def read_checkpoint(
+    path: Path, config: SeqLoRAConfig, setting: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The optimiser's state; puts torch's generator back to where it was.
+
+    None if other concepts were learnt since: the state would not be orthogonal to them, so the concept starts anew.
+
+    Raises:
+        BadInputError: written under another configuration.
+        StoredFileError: damaged.
+    """
     tensors = read_tensors(path)
-    scalars = json.loads(bytes(tensors.pop("scalars").tolist()))
-    check_config(path, scalars.pop("config"), config)
-    torch.set_rng_state(tensors.pop("random_state"))
+    try:
+        scalars = json.loads(bytes(tensors.pop("scalars").tolist()))
+        stored, random_state = scalars.pop("setting"), tensors.pop("random_state")
+        check_config(path, stored["config"], config)
+        if stored["past"] != setting["past"]:
+            return None
+        torch.set_rng_state(random_state)
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError) as error:
+        raise StoredFileError(f"{path} is no checkpoint ({error}); delete it to start the concept anew") from error
     return tensors, scalars
