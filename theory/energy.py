@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 from scipy.sparse.linalg import eigsh
 
 from seqlora.errors import BadInputError, CapacityError
@@ -77,7 +76,8 @@ def optimal_basis(S: Array, rank: int, past: Array | None = None) -> Array:
         start = np.sum(shifted, axis=1) + tau  # a fixed start makes the result repeatable
         _, vectors = eigsh(shifted, k=rank, v0=start, ncv=max(4 * rank, 32))
     else:
-        _, vectors = scipy.linalg.eigh(shifted, subset_by_index=(n - rank, n - 1))
+        # all of them: LAPACK's subset driver may return fewer than asked for where eigenvalues cluster
+        vectors = np.linalg.eigh(shifted)[1][:, n - rank :]
     A = np.ascontiguousarray(vectors[:, ::-1].T)
     # rounding left the rows within u of the complement; one projection puts them there exactly
     return A if past is None or not taken else retract_qr(project_out(A, past))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from scipy.sparse.linalg import eigsh
 
 from theory.energy import frozen_residual_energy, optimal_residual_energy, residual_energy
@@ -83,7 +82,7 @@ def measure(
         One row for each number of windows tried; the last one reached 99 % or the size of the population.
     """
     total, optimum = float(np.trace(S)), optimal_residual_energy(S, rank)
-    eigenvalues = scipy.linalg.eigvalsh(S)
+    eigenvalues = np.linalg.eigvalsh(S)
     rows: list[SampleSize] = []
     count = -(-rank // windows.shape[2])  # fewer columns than the rank do not make a basis
     while not rows or (count <= len(windows) and (len(rows) < MIN_SIZES or rows[-1].probability < CONFIDENCE)):
@@ -112,8 +111,8 @@ def leading_directions(X: Array, rank: int) -> Array:
     """Top-r left singular vectors of a sample as rows, shape (r, n): through the smaller of the two Gram matrices."""
     n, columns = X.shape
     if columns >= n:
-        return scipy.linalg.eigh(X @ X.T, subset_by_index=(n - rank, n - 1))[1].T
-    _, V = scipy.linalg.eigh(X.T @ X, subset_by_index=(columns - rank, columns - 1))
+        return np.linalg.eigh(X @ X.T)[1][:, n - rank :].T
+    V = np.linalg.eigh(X.T @ X)[1][:, columns - rank :]
     return np.linalg.qr(X @ V)[0].T
 
 

@@ -33,7 +33,7 @@ SHAPES = {  # (n, r, T) of the phase diagram
 }
 MEASURED_WIDTH = 64  # bases are built, not only counted, up to this width of the phase diagram
 TRIALS = {"smoke": 400, "ci": 1_000, "full": 20_000}
-SLOW_DECAY = 1.0  # of the control; at n=64, r=4, T=4 the boundary is at a = 1.51
+SLOW_DECAY = 1.0  # of the control: the slowest decay that trained layers show
 LEAKS_LESS = "learned leak below frozen"
 
 
