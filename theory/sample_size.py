@@ -74,7 +74,7 @@ def measure(
         windows: the population, shape (K, n, w).
         S: its second moment, shape (n, n).
         rank: r.
-        draws: independent draws of data and of a frozen basis for each number of windows.
+        draws: independent draws of data for each number of windows, and as many frozen bases.
         bounded: draws for which the excess bound, which needs a norm of an n x n matrix, is evaluated too.
         rng: source of randomness.
 
@@ -82,11 +82,10 @@ def measure(
         One row for each number of windows tried; the last one reached 99 % or the size of the population.
     """
     total, optimum = float(np.trace(S)), optimal_residual_energy(S, rank)
-    eigenvalues = np.linalg.eigvalsh(S)
+    frozen = total - haar_reads(np.linalg.eigvalsh(S), rank, draws, rng)
     rows: list[SampleSize] = []
     count = -(-rank // windows.shape[2])  # fewer columns than the rank do not make a basis
     while not rows or (count <= len(windows) and (len(rows) < MIN_SIZES or rows[-1].probability < CONFIDENCE)):
-        frozen = total - haar_reads(eigenvalues, rank, draws, rng)
         learned, checked = np.empty(draws), []
         for draw in range(draws):
             sample = windows[rng.integers(len(windows), size=count)].transpose(1, 0, 2).reshape(len(S), -1)

@@ -126,7 +126,7 @@ def layer(
 
 def record(suite: str, rng: np.random.Generator) -> list[Layer]:
     """The synthetic layers of a suite: flat to steep spectra, and one of each family."""
-    samples = {"smoke": 512, "ci": 2048, "full": 8192}[suite]
+    samples = {"smoke": 2048, "ci": 4096, "full": 16384}[suite]
     gaussian = [layer(64, 4, samples, decay, rng) for decay in (1.0, 1.5, 2.0)]
     return gaussian + [layer(64, 4, samples, 1.5, rng, family=name) for name in FAMILIES if name != "gaussian"]
 

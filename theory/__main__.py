@@ -1,0 +1,124 @@
+"""`python -m theory`: check the claims on one source of layers and print the ledger.
+
+The ledger goes to stdout, progress and complaints to stderr. Exit codes: 0 every verdict as expected, 1 a verdict
+changed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from seqlora.errors import BadInputError, SeqLoRAError
+from seqlora.files import write_json
+from theory import ledger
+from theory.api import Claim, ClaimResult, Suite
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+COLOURS = {"holds": "green", "holds when": "yellow", "fails when": "red"}
+PLAIN_WIDTH = 160  # columns of the table where there is no terminal to fit
+
+
+@app.command()
+def check(
+    claims: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM]...", help="Claim ids; all if none.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="synthetic, minilm, hf:<folder> or hf:<folder>#<regular expression of layer names>.")
+    ] = "synthetic",
+    suite: Annotated[str, typer.Option(help="smoke (seconds), ci (a minute) or full.")] = "ci",
+    seed: Annotated[int, typer.Option(min=0, help="Entropy of all randomness.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
+) -> None:
+    """Check claims about SeqLoRA on layers and print which hold, which fail, and under which condition."""
+    chosen = ledger.select(claims or [])
+    if json is not None and json.is_dir():
+        raise BadInputError(f"--json {json} is a folder; give the name of a file")
+    with Watch(len(chosen)) as watch:
+        results = ledger.run(chosen, layers, cast(Suite, suite), seed, watch)
+    changed = ledger.changes(results, ledger.expected_kinds(layers))
+    if json is not None:
+        write_json(json, ledger.to_json(results, layers, suite, seed, changed))
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table(chosen, results))
+    for line in changed:
+        print(f"verdict changed: {line}", file=sys.stderr)
+    if changed:
+        raise typer.Exit(1)
+
+
+class Watch:
+    """Progress on stderr: a bar on a terminal, a line a claim elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
+        self.total = total
+
+    def __enter__(self) -> Watch:
+        if self.bar:
+            self.bar.start()
+            self._task = self.bar.add_task("claims", total=self.total)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, what: str, result: ClaimResult | None) -> None:
+        """Take note that something starts (no result) or that a claim ended."""
+        if self.bar and result is None:
+            self.bar.update(self._task, description=what)
+        elif self.bar:
+            self.bar.update(self._task, advance=1)
+        elif result is None:
+            print(f"{what} …", file=sys.stderr, flush=True)
+        else:
+            print(f"{what} {result.verdict} ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
+
+
+def table(claims: list[Claim], results: list[ClaimResult]) -> Table:
+    """The ledger as people read it: one row a claim, the controls beside the evidence."""
+    grid = Table(title=f"Claims on {results[0].layers} layers", show_lines=True, title_justify="left")
+    for name, ratio in (("Claim", 3), ("Source", 1), ("Verdict", 4), ("Evidence", 7), ("Controls", 1)):
+        grid.add_column(name, ratio=ratio, overflow="fold")
+    for claim, result in zip(claims, results, strict=True):
+        broken = sum(not check.holds for check in result.controls)
+        verdict = f"[{COLOURS[result.verdict.kind]}]{result.verdict.kind}[/] {_plain(result.verdict.condition)}"
+        controls = f"{broken} of {len(result.controls)} broken"
+        grid.add_row(f"[bold]{claim.id}[/] {claim.title}", claim.source, verdict, _plain(result.evidence), controls)
+    return grid
+
+
+def _plain(words: str) -> str:
+    return words.replace("[", r"\[")  # brackets are markup to rich
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; every foreseeable failure is one line on stderr and an exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="python -m theory")
+    except SeqLoRAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except typer.Abort:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click: unknown option, not a number
+            print(f"error: {error.format_message()}; see python -m theory --help", file=sys.stderr)
+            return 2
+        raise
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
