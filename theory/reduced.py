@@ -90,7 +90,7 @@ class ReducedProblem:
     @cached_property
     def metric_spectrum(self) -> Array:
         """Eigenvalues of M, ascending."""
-        return np.linalg.eigvalsh(self.metric)
+        return np.linalg.eigvalsh(self.metric).astype(np.float64)
 
     @cached_property
     def _metric_and_gram(self) -> Array:

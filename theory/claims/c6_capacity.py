@@ -66,7 +66,7 @@ class Capacity(Claim):
         checks += _random_mean(draws, rng) + _controls(rng)
         accounts = [*account(STABLE_DIFFUSION_1, RANK, ABSTRACT_CONCEPTS), *account(widths, RANK, ABSTRACT_CONCEPTS)]
         origins = ["Stable Diffusion 1.x"] * len(STABLE_DIFFUSION_1) + [source] * len(widths)
-        tables = {
+        tables: dict[str, list[Row]] = {
             "capacity": rows,
             "accounts": [
                 {"layer": origin, **asdict(entry), "fits": entry.fits}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,10 +120,15 @@ def _memory(most: int, rng: np.random.Generator) -> list[BoundCheck]:
     n, seed = REFERENCE_WIDTH, int(rng.integers(2**32))
     weight = rng.standard_normal((n, n))
     one_adapter = 2 * RANK * n * weight.itemsize
-    few, many = (_peak(lambda count=count: merge(weight, _stream(count, n, seed))) for count in (BLOCK, most))
-    dense_few, dense_many = (
-        _peak(lambda count=count: sum([B @ A for B, A in _stream(count, n, seed)], weight)) for count in (2, 8)
-    )
+
+    def merged(count: int) -> Array:
+        return merge(weight, _stream(count, n, seed))
+
+    def dense(count: int) -> Array:
+        return np.sum([weight, *(B @ A for B, A in _stream(count, n, seed))], axis=0)
+
+    few, many = (_peak(partial(merged, count)) for count in (BLOCK, most))
+    dense_few, dense_many = (_peak(partial(dense, count)) for count in (2, 8))
     on = f"{n} x {n}"
     # The next adapter may be read while a block is held: one adapter of slack.
     return [
@@ -158,8 +164,8 @@ def _timing(timed: Sequence[int], repetitions: int, rng: np.random.Generator) ->
     rows: list[Row] = []
     for concepts in timed:
         pairs = list(_stream(concepts, n, int(rng.integers(2**32))))
-        seconds = _seconds(lambda pairs=pairs: merge(weight, pairs), repetitions)
-        rows.append(_row(f"{n} x {n}", concepts, "sum", seconds, copy, _peak(lambda pairs=pairs: merge(weight, pairs))))
+        action = partial(merge, weight, pairs)
+        rows.append(_row(f"{n} x {n}", concepts, "sum", _seconds(action, repetitions), copy, _peak(action)))
     return rows
 
 
@@ -207,9 +213,9 @@ def _quality(task: LinearTask, weight: Array, repetitions: int, rows: list[Row])
         "sum, SeqLoRA gamma=1": learn(task, RANK, forgetting_weight=1.0),
     }
     actions: dict[str, Callable[[], Array]] = {
-        **{name: lambda a=adapters: merge(weight, _pairs(a)) - weight for name, adapters in sums.items()},
-        "fusion, exact": lambda: fuse_exact(updates, task.moments, ridge),
-        "fusion, L-BFGS": lambda: fuse_lbfgs(updates, task.moments),
+        **{name: partial(merge, np.zeros_like(weight), _pairs(adapters)) for name, adapters in sums.items()},
+        "fusion, exact": partial(fuse_exact, updates, task.moments, ridge),
+        "fusion, L-BFGS": partial(fuse_lbfgs, updates, task.moments),
     }
     errors = {}
     for name, action in actions.items():

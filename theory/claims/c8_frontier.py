@@ -163,7 +163,7 @@ def _dominance(
         tolerance = max(frontier.rounding(M, gamma) for M in candidates.values()) / frontier.energy
         name = max(excess, key=lambda key: excess[key])
         at = f"gamma={gamma:.3g}"
-        details = {"highest": name, "candidates": len(candidates)}
+        details: Row = {"highest": name, "candidates": len(candidates)}
         highest, own = excess[name] / frontier.energy, -excess[f"optimum at {gamma:g}"] / frontier.energy
         checks += [
             BoundCheck(f"frontier: {at}", highest, 0.0, tolerance, layer=task.layer, details=details),
