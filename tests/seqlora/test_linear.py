@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,7 +199,7 @@ def test_float32_loses_what_its_roundoff_and_the_conditioning_say(condition: flo
 def test_more_rank_never_hurts_and_constraints_never_help() -> None:
     task = problem(4)
     values = [float(task.solve(r).value) for r in range(1, 7)]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values))
     free = solve_linear(task.X, task.Y, 2, task.ridge, task.gamma, None, task.past_moment)
     assert float(free.value) < float(task.solve(2).value)
     assert float(solve_linear(task.X, task.Y, 2, task.ridge).value) < float(free.value)
