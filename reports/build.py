@@ -1,0 +1,101 @@
+"""From a folder of results to a folder of figures, Markdown and one page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from reports import ledger, tables
+from reports.figures import FIGURES, FigureSpec, save
+from reports.figures.api import as_svg, to_csv
+from reports.html import Drawn, page
+from reports.sources import COMMANDS, Results
+from reports.style import styled
+from seqlora.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was written, and what there were no numbers for."""
+
+    page: Path
+    figures: Sequence[str]
+    missing: Sequence[str]
+
+
+def build(results: Results, out: Path) -> Built:
+    """Write `index.html`, `ledger.md`, `tables.md` and `figures/<name>.{png,svg,csv,txt}`.
+
+    Raises:
+        StoredFileError: the folder cannot be written.
+    """
+    drawn = [
+        figure
+        for spec in _progress(FIGURES.values(), "figures")
+        if (figure := draw(spec, results, out / "figures")) is not None
+    ]
+    missing = missing_lines(results, [figure.spec.name for figure in drawn])
+    found = tables.all_tables(results)
+    _write(out / "ledger.md", ledger.to_markdown(results))
+    _write(out / "tables.md", "\n".join(tables.to_markdown(table) for table in found))
+    _write(out / "index.html", page(results, drawn, found, missing))
+    return Built(out / "index.html", [figure.spec.name for figure in drawn], missing)
+
+
+def draw(spec: FigureSpec, results: Results, out: Path) -> Drawn | None:
+    """Draw and save one figure in both layouts; None if there are no numbers for it."""
+    data = spec.select(results)
+    if data.empty:
+        return None
+    headline, command = spec.headline(data), spec.command(str(results.folder))
+    origin = [COMMANDS[name] for name in spec.inputs if name in COMMANDS]
+    with styled():
+        wide = spec.draw(data, False)
+        narrow = as_svg(spec.draw(data, True))
+    text = "\n".join(
+        [headline, "", spec.caption, "", f"Draw it again: {command}", *(f"Measure again: {c}" for c in origin)]
+    )
+    svg = save(wide, data, spec.name, out, text)[1].read_text(encoding="utf-8")
+    return Drawn(spec, headline, svg, narrow, to_csv(data), command, origin)
+
+
+def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
+    """One line for each thing that is not there, with the command that makes it."""
+    there = {
+        **{name: name in results.sources for name in ("synthetic", "minilm")},
+        "bench": len(results.cells) > 0,
+        "timing": len(results.ratios) > 0,
+    }
+    what = {
+        "synthetic": "no claims were checked on synthetic layers",
+        "minilm": "no claims were checked on MiniLM's layers",
+        "bench": "no benchmark cells are stored",
+        "timing": "no timing ratios are stored",
+    }
+    lines = [f"{what[name]}: run `{COMMANDS[name]}`" for name, found in there.items() if not found]
+    for name, spec in FIGURES.items():
+        if name not in drawn and any(there[source] for source in spec.inputs):
+            made = next(source for source in spec.inputs if there[source])
+            lines.append(f"figure {name}: its numbers are not among the stored results; run `{COMMANDS[made]}`")
+    return lines
+
+
+def _progress(items: Iterable[FigureSpec], label: str) -> Iterable[FigureSpec]:
+    """A bar on a terminal, one line a figure elsewhere; on stderr."""
+    todo = list(items)
+    if sys.stderr.isatty():
+        yield from track(todo, label, console=Console(stderr=True))
+        return
+    for index, item in enumerate(todo):
+        print(f"[{index + 1}/{len(todo)}] {item.name}", file=sys.stderr, flush=True)
+        yield item
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

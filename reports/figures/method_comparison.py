@@ -1,0 +1,114 @@
+"""Every method on every linear or image task: final error or similarity, and forgetting, with intervals over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.metrics import METRICS
+from reports.figures.api import FigureSpec
+from reports.sources import Results
+from reports.statistics import intervals, replications
+from reports.style import INK, headline, look, panels, plain_ticks
+
+HEADLINES = ("relative_error", "identity", "identity_similarity")  # R matrices that have a row of panels here
+COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications"]
+QUANTITIES = {"final": "after the last concept", "forgetting": "forgetting"}
+
+
+def select(results: Results) -> pd.DataFrame:
+    """Final value and forgetting of the headline metrics, at the longest sequence of every task."""
+    cells = results.cells
+    parts = []
+    for metric in (name for name in HEADLINES if (cells.metric == name).any()):
+        for quantity in QUANTITIES:
+            found = intervals(replications(cells, metric, quantity))
+            parts.append(found.assign(metric=metric, quantity=quantity))
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if len(data):
+        data = data[data.n_concepts == data.groupby("task").n_concepts.transform("max")]
+    return data.reindex(columns=COLUMNS).dropna(subset=["mean"])
+
+
+def describe(data: pd.DataFrame) -> str:
+    """Who is best, and where SeqLoRA stands with and without penalty, by task; references do not count."""
+    says = []
+    for (task, metric), group in data[data.quantity == "final"].groupby(["task", "metric"], sort=False):
+        sign = 1 if METRICS[metric].orientation == "lower" else -1
+        ranked = group[group.role != "reference"].assign(order=lambda g, s=sign: s * g["mean"]).sort_values("order")
+        order = list(ranked.method)
+        places = {"SeqLoRA": "seqlora", "with penalty": "seqlora-penalty"}
+        where = [f"{name} {_ordinal(order.index(key) + 1)}" for name, key in places.items() if key in order]
+        says.append(
+            f"{task}: {look(order[0]).label} is best of {len(order)}" + (", " if where else "") + ", ".join(where)
+        )
+    return "; ".join(says)
+
+
+def draw(data: pd.DataFrame, narrow: bool) -> Figure:
+    """A row of panels a task: final value left, forgetting right; methods from best to worst."""
+    tasks = list(data.groupby(["task", "metric"], sort=False).groups)
+    most = max(data[data.task == task].method.nunique() for task, _ in tasks)
+    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most, extra=0.5)
+    for index, (task, metric) in enumerate(tasks):
+        group = data[(data.task == task) & (data.metric == metric)]
+        sign = 1 if METRICS[metric].orientation == "lower" else -1
+        final = group[group.quantity == "final"].assign(order=lambda g, s=sign: s * g["mean"]).sort_values("order")
+        order = list(final.method)
+        for column, (quantity, label) in enumerate(QUANTITIES.items()):
+            panel = axes[2 * index + column]
+            _dots(panel, group[group.quantity == quantity], order, named=narrow or column == 0)
+            name = METRICS[metric].pretty_name
+            panel.set_xlabel(f"{name}, {label}" if quantity == "final" else f"{label} (+ is worse)")
+            if quantity == "final" and metric == "relative_error":
+                panel.axvline(1, color=INK, linewidth=1, linestyle="--")
+        count = int(group.replications.max())
+        axes[2 * index].set_title(f"{task}, T = {group.n_concepts.iloc[0]}, {count} seed{'s' * (count != 1)}")
+    headline(figure, describe(data))
+    return figure
+
+
+def _dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool) -> None:
+    lowest, highest = data["mean"].min(), data["mean"].max()
+    logarithmic = lowest > 0 and highest / lowest > 20
+    for row in data.itertuples():
+        style = look(str(row.method), order.index(str(row.method)))
+        spread = None if np.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
+        panel.errorbar(row.mean, order.index(str(row.method)), xerr=spread, color=style.colour, marker=style.marker,
+                       mfc=style.face, elinewidth=1.2)  # fmt: skip
+    if logarithmic:
+        panel.set_xscale("log")
+        plain_ticks(panel, "x")
+    else:
+        panel.axvline(0, color=INK, linewidth=0.8)
+    marks = {row.method: " (c)" if row.role == "control" else " (ref)" if row.role == "reference" else ""
+             for row in data.itertuples()}  # fmt: skip
+    names = [f"{look(name, k).label}{marks.get(name, '')}" for k, name in enumerate(order)]
+    panel.set_yticks(range(len(order)), names if named else [""] * len(order))
+    for tick, name in zip(panel.get_yticklabels(), order, strict=True):
+        tick.set_fontweight("bold" if name.startswith("seqlora") else "normal")
+    panel.set_ylim(len(order) - 0.4, -0.6)
+
+
+def _ordinal(number: int) -> str:
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{suffix}"
+
+
+FIGURE = FigureSpec(
+    name="method_comparison",
+    title="Methods compared: merged error and forgetting",
+    section="methods",
+    inputs=("bench",),
+    select=select,
+    headline=describe,
+    caption=(
+        "Mean over seeds and its 95 % t interval (no bar: too few seeds), methods from best to worst by the left panel. "
+        "(c) marks controls, (ref) references that no continual method can use. Relative error 1 (dashed) is the "
+        "untrained base: right of it, the merged model is worse than no adapter at all. Methods of the same task saw "
+        "the same concepts and noise."
+    ),
+    draw=draw,
+)

@@ -1,0 +1,115 @@
+"""One self-contained HTML file: the ledger, figures with their numbers and commands, tables, galleries."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from latex2mathml.converter import convert
+from markupsafe import Markup
+
+from reports import gallery, ledger, style
+from reports.figures.api import FigureSpec
+from reports.sources import Results
+from reports.tables import Table
+
+SECTIONS = {"theory": "The theory against data", "methods": "Methods compared", "cost": "Cost"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that there were numbers for, in both layouts.
+
+    Attributes:
+        spec: the figure.
+        headline: what is seen.
+        wide: SVG for a page.
+        narrow: SVG for a phone.
+        csv: the plotted numbers.
+        command: how to draw it again.
+        origin: the commands that made the numbers.
+    """
+
+    spec: FigureSpec
+    headline: str
+    wide: str
+    narrow: str
+    csv: str
+    command: str
+    origin: Sequence[str]
+
+    @property
+    def download(self) -> str:
+        """The numbers as a data URI."""
+        return f"data:text/csv;base64,{base64.b64encode(self.csv.encode()).decode()}"
+
+    def inline(self, narrow: bool) -> Markup:
+        """The SVG as part of the page: colours follow the page, names do not clash with those of other figures."""
+        name = f"{self.spec.name}-{'narrow' if narrow else 'wide'}"
+        return Markup(inline_svg(self.narrow if narrow else self.wide, name, self.headline))
+
+
+def inline_svg(svg: str, name: str, label: str) -> str:
+    """Make a stored SVG part of an HTML page.
+
+    Args:
+        svg: as matplotlib writes it.
+        name: prefix of all its ids.
+        label: what a screen reader says.
+
+    Returns:
+        The `svg` element: no header, no metadata, no namespaces (HTML knows them), colours of the palette as variables.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{escape(label)}"', svg, count=1)
+    return re.sub(r"(?<=: )#([0-9a-f]{6})(?![0-9a-f])", _variable, svg)
+
+
+def _variable(match: re.Match[str]) -> str:
+    colour = match.group(0)
+    return f"var(--c{colour[1:]})" if colour in style.DARK else colour
+
+
+def colour_variables(dark: bool) -> str:
+    """CSS declarations of the palette."""
+    pairs = style.DARK.items() if dark else ((colour, colour) for colour in style.DARK)
+    return " ".join(f"--c{name[1:]}: {value};" for name, value in pairs)
+
+
+def mathml(latex: str) -> Markup:
+    """A formula that browsers set themselves."""
+    return Markup(re.sub(r' xmlns="[^"]*"', "", convert(latex))) if latex else Markup("")
+
+
+def page(results: Results, figures: Sequence[Drawn], tables: Sequence[Table], missing: Sequence[str]) -> str:
+    """The whole report as one HTML text; the same text for the same results."""
+    environment = Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["mathml"] = mathml
+    strips, left_out = gallery.strips(results)
+    rows = ledger.rows(results)
+    return environment.get_template("page.html").render(
+        disclaimer=ledger.DISCLAIMER,
+        origins=ledger.ORIGINS,
+        summary=ledger.summary(rows),
+        ledger=rows,
+        sections={key: (title, [f for f in figures if f.spec.section == key]) for key, title in SECTIONS.items()},
+        tables=tables,
+        strips=strips,
+        missing=[*missing, *results.damaged, *left_out],
+        light=Markup(colour_variables(dark=False)),
+        dark=Markup(colour_variables(dark=True)),
+    )

@@ -1,0 +1,222 @@
+"""What is reported: theory JSON, benchmark cells and timing ratios, read and checked, never computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from bench.collect import read_parquet, table
+from bench.schema import CellRecord
+from bench.store import Store
+from seqlora.errors import BadInputError, StoredFileError
+from seqlora.files import read_json
+
+Scalar = float | int | str | bool | None
+
+COMMANDS = {
+    "synthetic": "python -m theory --suite ci --layers synthetic --json results/theory/synthetic.json",
+    "minilm": "python -m theory --suite ci --layers minilm --json results/theory/minilm.json",
+    "bench": "python -m bench run --suite ci --out results/bench",
+    "timing": "python -m bench timing",
+}
+
+
+class _Stored(BaseModel):
+    """Columns may be added to what is stored; what is read here must be there and of its type."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class StoredCheck(_Stored):
+    """`theory.api.BoundCheck` as it was stored."""
+
+    name: str
+    lhs: float
+    rhs: float
+    holds: bool
+    control: bool
+    layer: str = ""
+    delta: float | None = None
+    trials: int = 1
+    violations: int = 0
+    allowed_violations: int = 0
+    rate_upper_limit: float | None = None
+
+
+class StoredVerdict(_Stored):
+    """`theory.api.Verdict` as it was stored."""
+
+    kind: Literal["holds", "holds when", "fails when"]
+    condition: str = ""
+    text: str
+
+
+class StoredClaim(_Stored):
+    """`theory.api.ClaimResult` as it was stored: one row of the ledger."""
+
+    claim: str
+    layers: str
+    verdict: StoredVerdict
+    evidence: str
+    controls_broken: bool
+    checks: list[StoredCheck]
+    tables: dict[str, list[dict[str, Scalar]]] = {}
+    seconds: float = 0.0
+
+    @property
+    def controls(self) -> list[StoredCheck]:
+        """The checks that must be broken, for the others to mean anything."""
+        return [check for check in self.checks if check.control]
+
+
+class Ratio(_Stored):
+    """One measured time or size against another."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    goal: float
+    smaller_is_better: bool
+    goal_met: bool
+    candidate_seconds: float | None = None
+    reference_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a folder of results holds.
+
+    Attributes:
+        folder: where it came from.
+        claims: one ledger row a claim and source of layers.
+        suites: source of layers -> suite that the claims were checked with.
+        cells: long table of all benchmark cells, as `bench.collect` lays it out.
+        records: the cells themselves; empty where only collected parquet files are at hand.
+        store: folder of the store that the records' artifacts are relative to.
+        ratios: timing ratios.
+        machine: processor that the ratios were measured on.
+        damaged: stored files that could not be believed, one line each.
+    """
+
+    folder: Path
+    claims: Sequence[StoredClaim] = ()
+    suites: Mapping[str, str] = field(default_factory=dict)
+    cells: pd.DataFrame = field(default_factory=lambda: table([]))
+    records: Sequence[CellRecord] = ()
+    store: Path | None = None
+    ratios: Sequence[Ratio] = ()
+    machine: str = ""
+    damaged: Sequence[str] = ()
+
+    def table(self, claim: str, name: str) -> pd.DataFrame:
+        """A table of a claim from every source of layers, with a column `source`; empty if there is none."""
+        rows = [
+            {"source": found.layers, **row}
+            for found in self.claims
+            if found.claim == claim
+            for row in found.tables.get(name, [])
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources of layers, in the order of the ledger."""
+        return list(dict.fromkeys(claim.layers for claim in self.claims))
+
+
+def load(folder: str | Path) -> Results:
+    """Read `<folder>/theory/*.json`, `<folder>/bench` (cells, or parquet files) and `<folder>/timing/*.json`.
+
+    Raises:
+        BadInputError: `folder` is no folder.
+        StoredFileError: a file is not what its place says.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is no folder of results; run `tox -e bench` first or give --results")
+    claims, suites = read_theory(sorted((folder / "theory").glob("*.json")))
+    cells, records, damaged = read_cells(folder / "bench")
+    ratios, machine = read_timing(sorted((folder / "timing").glob("*.json")))
+    return Results(folder, claims, suites, cells, records, folder / "bench", ratios, machine, damaged)
+
+
+def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str]]:
+    """Ledger rows of every file, and the suite of each source.
+
+    Raises:
+        StoredFileError: a file holds no ledger, or two files hold the same row.
+    """
+    claims: list[StoredClaim] = []
+    suites: dict[str, str] = {}
+    origin: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        stored = read_json(path)
+        rows = stored.get("results") if isinstance(stored, Mapping) else stored
+        for claim in _validated(list[StoredClaim], rows, path, "python -m theory --json"):
+            key = (claim.claim, claim.layers)
+            if key in origin:
+                raise StoredFileError(
+                    f"{path} and {origin[key]} both hold claim {key[0]} on {key[1]} layers; delete one of them"
+                )
+            origin[key] = path
+            claims.append(claim)
+            suites[claim.layers] = str(stored.get("suite", "")) if isinstance(stored, Mapping) else ""
+    return claims, suites
+
+
+def read_cells(folder: Path) -> tuple[pd.DataFrame, list[CellRecord], list[str]]:
+    """The long table of a store, from its cells, or from collected parquet files where it has none.
+
+    Raises:
+        SchemaVersionError: cells of another schema version.
+        StoredFileError: a parquet file that `bench collect` did not write.
+    """
+    records = list(Store(folder).all_records())
+    stored = sum(1 for _ in folder.glob("cells/*/*/*.json"))
+    damaged = [f"{stored - len(records)} damaged cells in {folder} are left out"] if stored > len(records) else []
+    if records:
+        return table(records), records, damaged
+    frames = [_read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    if not frames:
+        return table([]), [], damaged
+    together = pd.concat(frames, ignore_index=True)
+    return together.drop_duplicates(ignore_index=True), [], damaged
+
+
+def read_timing(paths: Sequence[Path]) -> tuple[list[Ratio], str]:
+    """Ratios of every file, and the machine they were measured on.
+
+    Raises:
+        StoredFileError: a file holds no ratios.
+    """
+    ratios: list[Ratio] = []
+    machines: list[str] = []
+    for path in paths:
+        stored = read_json(path)
+        rows = stored.get("ratios") if isinstance(stored, Mapping) else None
+        ratios += _validated(list[Ratio], rows, path, "python -m bench timing")
+        machines.append(str(stored.get("machine", "")))
+    return ratios, ", ".join(dict.fromkeys(name for name in machines if name))
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return read_parquet(path)[0]
+    except (OSError, KeyError, ValueError, TypeError) as error:  # pyarrow's errors are OSError and ValueError
+        reason = str(error).splitlines()[0]
+        raise StoredFileError(f"{path} was not written by `python -m bench collect` ({reason}); delete it") from error
+
+
+def _validated(kind: Any, rows: Any, path: Path, command: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise StoredFileError(f"{path} was not written by `{command}` ({place}: {first['msg']}); delete it") from error

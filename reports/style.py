@@ -1,0 +1,224 @@
+"""How every figure looks: one palette, one set of sizes, one way to say what a point means, the same bytes each time.
+
+Colours come from Okabe and Ito (2008), darkened until each has a contrast of 3:1 on white; no two that mean different
+things differ by hue alone, because methods also differ by marker. `DARK` gives each its counterpart on a dark page.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+INK, FAINT, GRID, PAPER = "#1f2328", "#646b73", "#d9dde2", "#ffffff"
+BLUE, RED, GREEN, PURPLE, GOLD, SKY, GREY = (
+    "#0072b2", "#c64600", "#00795a", "#a0478f", "#8f6500", "#3486b0", "#6e757d",
+)  # fmt: skip
+DARK = {
+    INK: "#e6e9ed", FAINT: "#9ba3ac", GRID: "#373d45", PAPER: "#16191d",
+    BLUE: "#56b4e9", RED: "#ff8f56", GREEN: "#33c79b", PURPLE: "#dd97ce", GOLD: "#e5b73b", SKY: "#8fcdf0",
+    GREY: "#a7aeb6",
+}  # fmt: skip
+CYCLE = (BLUE, RED, GREEN, PURPLE, GOLD, SKY, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CHEAP, DEAR = "YlGnBu", "PuOr_r"  # sequential and diverging maps; both survive grey-scale and colour blindness
+
+WIDE, NARROW = 7.2, 3.6  # inches: a page, a phone
+RC: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.facecolor": PAPER,
+    "savefig.dpi": 200,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "text.color": INK,
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
+    "font.size": 8.5,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "errorbar.capsize": 2.5,
+    "svg.hashsalt": "seqlora",  # element ids derive from the content, not from a random number
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and name of one series."""
+
+    colour: str
+    marker: str
+    label: str
+    hollow: bool = False
+
+    @property
+    def face(self) -> str:
+        """Fill of the marker."""
+        return PAPER if self.hollow else self.colour
+
+
+METHODS = {
+    "base": Look(GREY, "X", "untrained base"),
+    "plain-sum": Look(RED, "o", "plain, sum"),
+    "plain-average": Look(RED, "v", "plain, 1/T average", hollow=True),
+    "plain-norm-matched": Look(RED, "^", "plain, norm-matched", hollow=True),
+    "plain-sequence": Look(RED, "s", "plain, in sequence", hollow=True),
+    "alternating": Look(PURPLE, "D", "alternating A, B"),
+    "frozen-random": Look(GOLD, "o", "frozen random, sum", hollow=True),
+    "frozen-random-sequence": Look(GOLD, "s", "frozen random, in sequence", hollow=True),
+    "frozen-orthonormal": Look(GREEN, "o", "frozen orthonormal, sum"),
+    "frozen-orthonormal-sequence": Look(GREEN, "s", "frozen orthonormal, in sequence", hollow=True),
+    "seqlora": Look(BLUE, "o", "SeqLoRA"),
+    "seqlora-penalty": Look(BLUE, "P", "SeqLoRA + penalty"),
+    "penalty-only": Look(SKY, "P", "penalty only", hollow=True),
+    "fusion": Look(PURPLE, "o", "fusion of plain"),
+    "fusion-frozen": Look(PURPLE, "s", "fusion of frozen", hollow=True),
+    "joint-rank": Look(INK, "d", "joint, rank rT"),
+    "joint": Look(INK, "X", "joint, any rank"),
+}
+"""Series of the linear methods. Others get a colour by their place, see `look`."""
+
+FAMILIES = {
+    "gaussian": Look(BLUE, "o", "Gaussian"),
+    "rademacher": Look(GREEN, "s", "Rademacher"),
+    "uniform": Look(SKY, "^", "uniform"),
+    "student": Look(RED, "D", "Student t(3), control", hollow=True),
+    "sparse": Look(PURPLE, "v", "sparse spikes, control", hollow=True),
+}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Methods as tables and legends list them; unknown ones last, as they come."""
+    known = list(METHODS)
+    return sorted(dict.fromkeys(names), key=lambda name: _place(name.partition(":")[0], known))
+
+
+def _place(kind: str, known: list[str]) -> int:
+    return known.index(kind) if kind in known else len(known)
+
+
+def look(name: str, index: int = 0) -> Look:
+    """How a method is drawn; its options (after a colon) are added to its label."""
+    kind, _, options = name.partition(":")
+    if kind in METHODS:
+        known = METHODS[kind]
+        return Look(known.colour, known.marker, f"{known.label} ({options})" if options else known.label, known.hollow)
+    return cycled(name, index)
+
+
+def cycled(label: str, index: int) -> Look:
+    """A series that is known by its place only: colour and marker run through cycles of the same length."""
+    hollow = bool((index // len(CYCLE)) % 2)
+    return Look(CYCLE[index % len(CYCLE)], MARKERS[index % len(MARKERS)], label, hollow)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our settings, on top of matplotlib's own defaults and not of the user's."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def panels(
+    count: int,
+    narrow: bool,
+    *,
+    columns: int = 3,
+    height: float = 2.3,
+    sharex: bool | str = False,
+    sharey: bool | str = False,
+    extra: float = 0.35,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, one column of them on a phone.
+
+    Args:
+        count: panels.
+        narrow: for a phone.
+        columns: most columns on a page.
+        height: inches a row.
+        sharex: as in `Figure.subplots`.
+        sharey: as in `Figure.subplots`.
+        extra: inches for the headline and a legend.
+    """
+    across = 1 if narrow else min(columns, count)
+    rows = ceil(count / across)
+    figure = Figure(figsize=(NARROW if narrow else WIDE, rows * height + extra))
+    FigureCanvasAgg(figure)
+    grid = np.atleast_1d(figure.subplots(rows, across, sharex=sharex, sharey=sharey, squeeze=False)).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
+
+
+def headline(figure: Figure, text: str) -> None:
+    """What the figure shows, as a sentence above it."""
+    narrow = figure.get_figwidth() < 5
+    wrapped = "\n".join(textwrap.wrap(text, 41 if narrow else 76, break_long_words=False, break_on_hyphens=False))
+    figure.suptitle(wrapped, x=0.008, ha="left", fontsize=9.5 if narrow else 10.5, fontweight="bold")
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 4) -> None:
+    """One legend for all panels, under them; a label that comes twice is shown once."""
+    narrow = figure.get_figwidth() < 5
+    once = dict(zip(reversed(labels), reversed(handles), strict=True))
+    labels = list(dict.fromkeys(labels))
+    handles = [once[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower left", ncols=min(2 if narrow else columns, len(labels)))
+
+
+def plain_ticks(axes: Axes, axis: str) -> None:
+    """Label a logarithmic axis with plain numbers: 1, 2, 5 in each decade where there is room, else powers of ten."""
+    scale = axes.xaxis if axis == "x" else axes.yaxis
+    low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    decades = abs(np.log10(high / low))
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    scale.set_minor_locator(NullLocator())
+    scale.set_major_formatter("{x:g}")
+
+
+def zero_rate(axes: Axes, x: Any, upper: Any, look: Look) -> None:
+    """No event was seen: an arrow down from the exact upper limit, because the rate is not zero."""
+    style = {"color": look.colour, "marker": look.marker, "mfc": look.face, "linestyle": "none"}
+    axes.errorbar(x, upper, yerr=np.asarray(upper) * 0.45, uplims=True, capsize=0, elinewidth=1, **style)
+
+
+def short(layer: str, most: int = 36) -> str:
+    """A layer's name without the parts that all layers of a model share."""
+    for prefix in ("encoder.", "layer."):
+        layer = layer.removeprefix(prefix)
+    layer = layer.replace("attention.self.", "").replace("attention.output.", "attention.").replace(" angle=", ", ")
+    layer = layer.replace(" n=64", "").replace(", columns AR", ", AR")
+    return layer if len(layer) <= most else f"{layer[: most // 2 - 1]}…{layer[-most // 2 :]}"
