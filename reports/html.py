@@ -104,7 +104,7 @@ def page(results: Results, figures: Sequence[Drawn], tables: Sequence[Table], mi
     return environment.get_template("page.html").render(
         disclaimer=ledger.DISCLAIMER,
         origins=ledger.ORIGINS,
-        summary=ledger.summary(rows),
+        summary=[*ledger.summary(rows), *ledger.changes(results)],
         ledger=rows,
         sections={key: (title, [f for f in figures if f.spec.section == key]) for key, title in SECTIONS.items()},
         tables=tables,

@@ -122,15 +122,27 @@ def summary(ledger: Sequence[Row]) -> list[str]:
     return lines
 
 
+def changes(results: Results) -> list[str]:
+    """Verdicts that came out otherwise than this revision expects."""
+    return [f"Verdict changed: {line}." for line in results.changed]
+
+
 def to_markdown(results: Results) -> str:
     """The ledger for a pull request or a README."""
     ledger = rows(results)
-    lines = ["## Claims ledger", "", DISCLAIMER, "", *(f"- {line}" for line in summary(ledger)), ""]
+    lines = [
+        "## Claims ledger",
+        "",
+        DISCLAIMER,
+        "",
+        *(f"- {line}" for line in [*summary(ledger), *changes(results)]),
+        "",
+    ]
     lines += ["| claim | source | layers | verdict and condition | evidence | controls |", "|---|---|---|---|---|---|"]
     for row in ledger:
         for found in row.findings:
-            parts = (f"**{row.claim}** {row.title}", row.origin, f"{found.layers} ({found.suite})", f"**{found.verdict}**",
-                     found.evidence, found.controls)  # fmt: skip
+            name, layers = f"**{row.claim}** {row.title}", f"{found.layers} ({found.suite})"
+            parts = (name, row.origin, layers, f"**{found.verdict}**", found.evidence, found.controls)
             lines.append("| " + " | ".join(_plain(part) for part in parts) + " |")
     lines += ["", "### What the claims say", ""]
     for row in ledger:

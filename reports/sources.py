@@ -74,6 +74,14 @@ class StoredClaim(_Stored):
         return [check for check in self.checks if check.control]
 
 
+class StoredLedger(_Stored):
+    """What `python -m theory --json` writes."""
+
+    suite: str
+    results: list[StoredClaim]
+    changed: list[str] = []
+
+
 class Ratio(_Stored):
     """One measured time or size against another."""
 
@@ -102,6 +110,7 @@ class Results:
         ratios: timing ratios.
         machine: processor that the ratios were measured on.
         damaged: stored files that could not be believed, one line each.
+        changed: verdicts that are not the expected ones, one line each.
     """
 
     folder: Path
@@ -113,6 +122,7 @@ class Results:
     ratios: Sequence[Ratio] = ()
     machine: str = ""
     damaged: Sequence[str] = ()
+    changed: Sequence[str] = ()
 
     def table(self, claim: str, name: str) -> pd.DataFrame:
         """A table of a claim from every source of layers, with a column `source`; empty if there is none."""
@@ -140,25 +150,27 @@ def load(folder: str | Path) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInputError(f"{folder} is no folder of results; run `tox -e bench` first or give --results")
-    claims, suites = read_theory(sorted((folder / "theory").glob("*.json")))
+    claims, suites, changed = read_theory(sorted((folder / "theory").glob("*.json")))
     cells, records, damaged = read_cells(folder / "bench")
     ratios, machine = read_timing(sorted((folder / "timing").glob("*.json")))
-    return Results(folder, claims, suites, cells, records, folder / "bench", ratios, machine, damaged)
+    return Results(folder, claims, suites, cells, records, folder / "bench", ratios, machine, damaged, changed)
 
 
-def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str]]:
-    """Ledger rows of every file, and the suite of each source.
+def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str], list[str]]:
+    """Ledger rows of every file, the suite of each source, and verdicts that differ from the expected ones.
 
     Raises:
         StoredFileError: a file holds no ledger, or two files hold the same row.
     """
     claims: list[StoredClaim] = []
     suites: dict[str, str] = {}
+    changed: list[str] = []
     origin: dict[tuple[str, str], Path] = {}
     for path in paths:
         stored = read_json(path)
-        rows = stored.get("results") if isinstance(stored, Mapping) else stored
-        for claim in _validated(list[StoredClaim], rows, path, "python -m theory --json"):
+        ledger = _validated(StoredLedger, stored, path, "python -m theory --json")
+        changed += ledger.changed
+        for claim in ledger.results:
             key = (claim.claim, claim.layers)
             if key in origin:
                 raise StoredFileError(
@@ -166,8 +178,8 @@ def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str
                 )
             origin[key] = path
             claims.append(claim)
-            suites[claim.layers] = str(stored.get("suite", "")) if isinstance(stored, Mapping) else ""
-    return claims, suites
+            suites[claim.layers] = ledger.suite
+    return claims, suites, changed
 
 
 def read_cells(folder: Path) -> tuple[pd.DataFrame, list[CellRecord], list[str]]:

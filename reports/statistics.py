@@ -59,7 +59,7 @@ def timings(cells: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def intervals(values: pd.DataFrame, by: list[str] | None = None) -> pd.DataFrame:
-    """t intervals over seeds and orders, one row a task, method and number of concepts, in the order of the table."""
+    """Intervals over seeds and orders, one row a task, method and number of concepts, in the order of the table."""
     rows = []
     keys = by or AXES
     for key, group in values.groupby(keys, sort=False, dropna=False):

@@ -90,22 +90,22 @@ class Look:
 
 METHODS = {
     "base": Look(GREY, "X", "untrained base"),
-    "plain-sum": Look(RED, "o", "plain, sum"),
-    "plain-average": Look(RED, "v", "plain, 1/T average", hollow=True),
-    "plain-norm-matched": Look(RED, "^", "plain, norm-matched", hollow=True),
-    "plain-sequence": Look(RED, "s", "plain, in sequence", hollow=True),
-    "alternating": Look(PURPLE, "D", "alternating A, B"),
-    "frozen-random": Look(GOLD, "o", "frozen random, sum", hollow=True),
-    "frozen-random-sequence": Look(GOLD, "s", "frozen random, in sequence", hollow=True),
-    "frozen-orthonormal": Look(GREEN, "o", "frozen orthonormal, sum"),
-    "frozen-orthonormal-sequence": Look(GREEN, "s", "frozen orthonormal, in sequence", hollow=True),
+    "plain-sum": Look(RED, "o", "plain sum"),
+    "plain-average": Look(RED, "v", "plain 1/T average", hollow=True),
+    "plain-norm-matched": Look(RED, "^", "plain norm-matched", hollow=True),
+    "plain-sequence": Look(RED, "s", "plain in sequence", hollow=True),
+    "alternating": Look(PURPLE, "D", "alternating A and B"),
+    "frozen-random": Look(GOLD, "o", "frozen random sum", hollow=True),
+    "frozen-random-sequence": Look(GOLD, "s", "frozen random in sequence", hollow=True),
+    "frozen-orthonormal": Look(GREEN, "o", "frozen orthonormal sum"),
+    "frozen-orthonormal-sequence": Look(GREEN, "s", "frozen orthonormal in sequence", hollow=True),
     "seqlora": Look(BLUE, "o", "SeqLoRA"),
     "seqlora-penalty": Look(BLUE, "P", "SeqLoRA + penalty"),
     "penalty-only": Look(SKY, "P", "penalty only", hollow=True),
     "fusion": Look(PURPLE, "o", "fusion of plain"),
     "fusion-frozen": Look(PURPLE, "s", "fusion of frozen", hollow=True),
-    "joint-rank": Look(INK, "d", "joint, rank rT"),
-    "joint": Look(INK, "X", "joint, any rank"),
+    "joint-rank": Look(INK, "d", "joint of rank rT"),
+    "joint": Look(INK, "X", "joint of any rank"),
 }
 """Series of the linear methods. Others get a colour by their place, see `look`."""
 
@@ -204,7 +204,9 @@ def plain_ticks(axes: Axes, axis: str) -> None:
     scale = axes.xaxis if axis == "x" else axes.yaxis
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
     decades = abs(np.log10(high / low))
-    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    steps = ((0.9, (1, 2, 3, 5, 7)), (1.6, (1, 2, 5)), (2.6, (1, 3)), (np.inf, (1,)))
+    subdivisions = next(subs for most, subs in steps if decades < most)
+    scale.set_major_locator(LogLocator(subs=subdivisions))
     scale.set_minor_locator(NullLocator())
     scale.set_major_formatter("{x:g}")
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 from reports.figures import (
     bound_real,
     bound_violations,
+    capacity,
     certificate,
     convergence,
+    frontier,
     layer_diagnostics,
+    merge_cost,
     method_comparison,
+    phase_diagram,
     r_matrices,
+    rank_star,
+    residual_energy,
+    sample_size,
     tightness,
     timing_ratios,
+    tradeoff,
 )
 from reports.figures.api import FigureSpec, save
 from seqlora.errors import BadInputError
@@ -19,14 +27,22 @@ from seqlora.errors import BadInputError
 FIGURES: dict[str, FigureSpec] = {
     module.FIGURE.name: module.FIGURE
     for module in (
+        residual_energy,
+        sample_size,
+        phase_diagram,
+        rank_star,
         bound_violations,
         bound_real,
         tightness,
         layer_diagnostics,
         certificate,
         convergence,
+        capacity,
+        frontier,
         method_comparison,
+        tradeoff,
         r_matrices,
+        merge_cost,
         timing_ratios,
     )
 }

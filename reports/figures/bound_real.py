@@ -44,11 +44,10 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         panel.axvline(delta, color=INK, linestyle="--", linewidth=1.2, label="allowed: rate = δ")
         for form, style in FORMS.items():
             _series(panel, data[(data.delta == delta) & (data.form == form)], layers, style)
-        panel.set(xscale="log", xlim=(floor, 1), title=f"δ = {delta:g}")
+        panel.set(xscale="log", xlim=(floor, 1), title=f"δ = {delta:g}", xlabel="share above the bound")
         panel.set_yticks(range(len(layers)), [short(layer) for _, layer in layers])
         panel.set_ylim(len(layers) - 0.4, -0.6)
         panel.grid(False, axis="y")
-    figure.supxlabel("share of held-out windows above the bound", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     legend_below(figure, handles, labels, 3)
     headline(figure, describe(data))

@@ -68,8 +68,8 @@ FIGURE = FigureSpec(
     select=select,
     headline=describe,
     caption=(
-        "A dot is a concept, a bar the layer's mean. Dashed: the value that independent Gaussian columns with mean zero "
-        "would have. κ² is the directional proxy variance over the variance; ‖Ψ‖ the largest eigenvalue of the "
+        "A dot is a concept, a bar the layer's mean. Dashed: what independent Gaussian columns with mean zero would "
+        "have. κ² is the directional proxy variance over the variance; ‖Ψ‖ the largest eigenvalue of the "
         "correlation between the columns of a window; effective rank exp(entropy of the spectrum); decay a of "
         "eigenvalues falling as k^-a."
     ),

@@ -105,10 +105,10 @@ FIGURE = FigureSpec(
     select=select,
     headline=describe,
     caption=(
-        "Mean over seeds and its 95 % t interval (no bar: too few seeds), methods from best to worst by the left panel. "
-        "(c) marks controls, (ref) references that no continual method can use. Relative error 1 (dashed) is the "
-        "untrained base: right of it, the merged model is worse than no adapter at all. Methods of the same task saw "
-        "the same concepts and noise."
+        "Mean over seeds and its 95 % t interval (no bar: too few seeds), methods from best to worst by the left "
+        "panel. (c) marks controls, (ref) references that no continual method can use. Relative error 1 (dashed) is "
+        "the untrained base: right of it, the merged model is worse than no adapter at all. Methods of the same task "
+        "saw the same concepts and noise."
     ),
     draw=draw,
 )

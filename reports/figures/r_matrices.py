@@ -96,9 +96,9 @@ FIGURE = FigureSpec(
     select=select,
     headline=describe,
     caption=(
-        "Row t: after t concepts were learnt; column j: the metric on concept j, mean over seeds. Down a column one sees "
-        "a concept being forgotten; the diagonal is what it was like just trained. One colour scale for all methods; "
-        "relative errors of 2 and more share the last colour. 1 is the untrained base."
+        "Row t: after t concepts were learnt; column j: the metric on concept j, mean over seeds. Down a column "
+        "one sees a concept being forgotten; the diagonal is what it was like just trained. One colour scale for all "
+        "methods; relative errors of 2 and more share the last colour. 1 is the untrained base."
     ),
     draw=draw,
 )

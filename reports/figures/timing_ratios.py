@@ -58,7 +58,8 @@ FIGURE = FigureSpec(
     headline=describe,
     caption=(
         "Median ratio over pairs timed in turn on one thread, with the least and largest. The triangle is the goal: "
-        "left-pointing, the ratio should be at most this; right-pointing, at least. Blue circle: met; red cross: missed."
+        "left-pointing, the ratio should be at most this; right-pointing, at least. Blue circle: met; red cross: "
+        "missed."
     ),
     draw=draw,
 )
