@@ -83,9 +83,7 @@ def target_widths(model: nn.Module, target_modules: str | Sequence[str]) -> dict
                 "zero-padded 2-d convolutions can be adapted"
             )
         if isinstance(module, nn.Conv2d) and not module.weight.is_contiguous():
-            raise BadInputError(
-                f"{name} is in channels_last layout; convert it to torch.contiguous_format first"
-            )
+            raise BadInputError(f"{name} is in channels_last layout; convert it to torch.contiguous_format first")
     if not matches:
         examples = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)][:3]
         raise BadInputError(f"target_modules {target_modules!r} matches no layer; the model has e.g. {examples}")

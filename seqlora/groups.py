@@ -146,3 +146,9 @@ def remaining_room(group: LayerGroup, used: Callable[[str], Tensor], cap: float)
         ((U * root.unsqueeze(-2)) @ U.mT).to(group.B),
         ((U * inverse.unsqueeze(-2)) @ U.mT).to(group.B),
     )
+
+
+def set_penalty(group: LayerGroup, past_factors: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+    """Charge the group for forgetting: F with F^T F = S_past, and the weight of each layer's penalty."""
+    group.past_factor = torch.stack([past_factors[name] for name in group.names]).to(group.A)
+    group.penalty_weight = torch.tensor([weights[k] for k in group.names], dtype=torch.float64).to(group.A)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from seqlora import storage
-from seqlora.adapters import diffusers_prefix, export_lora, inject, target_widths
+from seqlora.adapters import inject, target_widths
 from seqlora.bilevel import BilevelOptimizer, Level
 from seqlora.capacity import check_room, plan_layers
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError, NonFiniteError
 from seqlora.files import check_name, write_tensors
-from seqlora.groups import complement_projectors, group_layers, remaining_room
+from seqlora.groups import complement_projectors, group_layers, remaining_room, set_penalty
+from seqlora.merged import MergedModel
 from seqlora.moments import merge_factors
 from seqlora.start import Loss, gather_gradients, gather_moments, moment_start, random_start, spread_start
 from seqlora.storage import Concept
@@ -38,7 +39,7 @@ class Step:
     level: Level
 
 
-class ConceptSequence:
+class ConceptSequence(MergedModel):
     """Concepts learnt in sequence on any model whose linear (or 2-d convolution) layers PEFT can adapt.
 
     A concept is one PEFT adapter of scale 1. When it is finished its update is added to a running delta of the base
@@ -61,18 +62,13 @@ class ConceptSequence:
     def __init__(
         self, model: nn.Module, config: SeqLoRAConfig, folder: str | Path | None = None, checkpoint_every: int = 50
     ) -> None:
-        self.model = model
         self.config = config
         self.folder = Path(folder) if folder is not None else None
         self.checkpoint_every = checkpoint_every
-        self.concepts: dict[str, Concept] = {}
         widths = target_widths(model, config.target_modules)
         self.plan = plan_layers(widths, config.rank, config.planned_concepts, config.capacity, config.orthogonal)
-        self.layers = inject(model, self.plan)
+        super().__init__(model, inject(model, self.plan))
         self.groups = group_layers(self.layers, self.plan)
-        self.base = {layer.name: layer.weight.clone() for layer in self.layers}
-        # summed in float32 at least: 60 additions in half precision would lose the small updates
-        self._delta = {name: torch.zeros_like(W0, dtype=_wide(W0)) for name, W0 in self.base.items()}
         self._stored: dict[Path, dict[str, dict[str, str]]] = {}  # folder -> entries that we wrote or read there
         # F with F^T F = sum of the second moments of what must be remembered, and how many moments that is
         self.past_factors = {name: torch.zeros(0, width, dtype=torch.float64) for name, width in widths.items()}
@@ -185,7 +181,8 @@ class ConceptSequence:
         for group in self.groups:
             if self.config.orthogonal:
                 group.projector = complement_projectors(group, past)
-            self._set_penalty(group)
+            if self.config.forgetting_weight > 0 and self.remembered > 0:
+                set_penalty(group, self.past_factors, self._penalty_weights())
             if self.config.max_update_norm is not None:
                 group.room = remaining_room(group, self._used_output, self.config.max_update_norm)
         optimizer = BilevelOptimizer(self.groups, self.config, extra, steps)
@@ -252,74 +249,26 @@ class ConceptSequence:
             self.past_factors[layer.name] = merge_factors(self.past_factors[layer.name], factor, size)
         self.remembered += 1
 
-    def _set_penalty(self, group: Any) -> None:
-        """Weights w of tr(B A S_past A^T B^T) / 2 for a group of layers."""
+    def _penalty_weights(self) -> dict[str, float]:
+        """Weight w of tr(B A S_past A^T B^T) / 2 in each layer."""
         weight = self.config.forgetting_weight
-        if weight == 0 or self.remembered == 0:
-            return
-        F = torch.stack([self.past_factors[name] for name in group.names])
         if self.config.forgetting_scale == "none":
-            scale = F.new_full((len(group.names),), weight)
-        else:
-            # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
-            W = torch.stack([self.base[name].to(F) for name in group.names])
-            energy = (W @ F.mT).square().sum((-2, -1)).clamp_min(torch.finfo(F.dtype).tiny)
-            scale = 2 * weight * self.remembered / (len(self.layers) * energy)
-        group.past_factor, group.penalty_weight = F.to(group.A), scale.to(group.A)
+            return dict.fromkeys(self.base, weight)
+        # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
+        energies = {
+            name: float((W0.to(self.past_factors[name]) @ self.past_factors[name].mT).square().sum())
+            for name, W0 in self.base.items()
+        }
+        return {
+            name: 2 * weight * self.remembered / (len(energies) * max(energy, torch.finfo(torch.float64).tiny))
+            for name, energy in energies.items()
+        }
 
     def add_hook(self, event: Literal["concept_start", "concept_end"], hook: Hook) -> None:
         """Call `hook(sequence, name)` before or after every concept that is learnt (not for those taken up)."""
         if event not in self._hooks:
             raise BadInputError(f"unknown event {event!r}; use 'concept_start' or 'concept_end'")
         self._hooks[event].append(hook)
-
-    # --- the merged model ---------------------------------------------------------------------------------------
-
-    def past_bases(self) -> dict[str, Tensor]:
-        """Bases of all finished concepts, stacked: layer name -> (p, n)."""
-        stacked = {}
-        for name, W in self.base.items():
-            bases = [concept.factors[name][0] for concept in self.concepts.values()]
-            stacked[name] = torch.cat(bases) if bases else torch.zeros(0, W.shape[1], dtype=_wide(W))
-        return stacked
-
-    @torch.no_grad()
-    def activate(self, concepts: Iterable[str] | Mapping[str, float] | None = None) -> None:
-        """Set the weights to the base plus a sum over concepts: all (default), some, or a weighted sum of some.
-
-        All of them cost one addition a layer, whatever their number; others are summed from their factors.
-        """
-        weights = (
-            dict.fromkeys(concepts, 1.0) if concepts is not None and not isinstance(concepts, Mapping) else concepts
-        )
-        for name in weights or ():
-            if name not in self.concepts:
-                raise BadInputError(f"unknown concept {name!r}; learnt so far: {', '.join(self.concepts) or 'none'}")
-        for layer in self.layers:
-            W0 = self.base[layer.name]
-            if weights is None:
-                torch.add(W0, self._delta[layer.name], out=layer.weight)
-                continue
-            total = torch.zeros_like(self._delta[layer.name])
-            for name, weight in weights.items():
-                A, B = self.concepts[name].factors[layer.name]
-                total.addmm_(B.to(total), A.to(total), alpha=weight)
-            layer.weight.copy_(W0 + total)
-
-    @torch.no_grad()
-    def adopt(self, concept: Concept) -> None:
-        """Take up a finished concept whose factors come from elsewhere (a file, another run)."""
-        self.concepts[concept.name] = concept
-        for name, (A, B) in concept.factors.items():
-            delta = self._delta[name]
-            delta.addmm_(B.to(delta), A.to(delta))  # running sum of B_i A_i, in the order of learning
-        self.activate()
-
-    def _used_output(self, name: str) -> Tensor:
-        """Sum of B_i B_i^T over finished concepts, shape (m, m)."""
-        B = [concept.factors[name][1].double() for concept in self.concepts.values()]
-        m = self.base[name].shape[0]
-        return torch.cat(B, 1) @ torch.cat(B, 1).mT if B else torch.zeros(m, m, dtype=torch.float64)
 
     def _clear_adapter(self) -> None:
         for group in self.groups:
@@ -380,19 +329,6 @@ class ConceptSequence:
         if index["moments"]["file"]:
             self.past_factors = storage.read_moments(folder, index["moments"]["file"], shapes)
 
-    def export(self, folder: str | Path, concept: str, prefix: str | None = None) -> None:
-        """Write one concept as a LoRA that `PeftModel.from_pretrained` and diffusers' `load_lora_weights` read.
-
-        Args:
-            folder: created if missing.
-            concept: its name.
-            prefix: diffusers' component name; default "unet", or none if the model holds components by name.
-        """
-        if concept not in self.concepts:
-            raise BadInputError(f"unknown concept {concept!r}; learnt so far: {', '.join(self.concepts) or 'none'}")
-        prefix = diffusers_prefix(self.model) if prefix is None else prefix
-        export_lora(folder, self.concepts[concept].factors, self.layers, prefix)
-
     def _setting(self) -> dict[str, Any]:
         """What a checkpoint is valid for: the configuration and the concepts before it."""
         return {"config": self.config.to_json(), "past": list(self.concepts)}
@@ -408,8 +344,3 @@ class ConceptSequence:
             parameter.data.copy_(concept.extra[key])
         if concept.random_state is not None:
             torch.set_rng_state(concept.random_state)
-
-
-def _wide(weight: Tensor) -> torch.dtype:
-    """Precision of factors and sums: that of the weight, float32 at least."""
-    return torch.promote_types(weight.dtype, torch.float32)

@@ -57,7 +57,9 @@ def minilm_case() -> SimpleNamespace:
         return (model(input_ids=batch[0]).last_hidden_state.mean(1) - batch[1]).square().mean()
 
     model = AutoModel.from_pretrained(minilm.folder(), dtype=torch.float32)
-    return SimpleNamespace(model=model.eval(), targets=("query",), batches=batches, loss=loss)
+    return SimpleNamespace(
+        model=model.eval(), targets=r"encoder\.layer\.[05]\.attention\.self\.query", batches=batches, loss=loss
+    )
 
 
 def gpt2_case() -> SimpleNamespace:
