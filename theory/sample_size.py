@@ -82,7 +82,7 @@ def measure(
         One row for each number of windows tried; the last one reached 99 % or the size of the population.
     """
     total, optimum = float(np.trace(S)), optimal_residual_energy(S, rank)
-    frozen = total - haar_reads(np.linalg.eigvalsh(S), rank, draws, rng)
+    frozen = total - haar_reads(np.asarray(np.linalg.eigvalsh(S), dtype=np.float64), rank, draws, rng)
     rows: list[SampleSize] = []
     count = -(-rank // windows.shape[2])  # fewer columns than the rank do not make a basis
     while not rows or (count <= len(windows) and (len(rows) < MIN_SIZES or rows[-1].probability < CONFIDENCE)):

@@ -44,7 +44,7 @@ class Effort:
 
 EFFORT = {
     "smoke": Effort(trials=400, small_trials=50_000, draws=100, bounded=3),
-    "ci": Effort(trials=1_000, small_trials=400_000, draws=200, bounded=5),
+    "ci": Effort(trials=1_000, small_trials=400_000, draws=100, bounded=5),
     "full": Effort(trials=20_000, small_trials=4_000_000, draws=1_000, bounded=25),
 }
 

@@ -85,6 +85,7 @@ def _transformers(folder: Path) -> TextModel:
 
 def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
 
     index = read_json(folder / "model_index.json")
     needed = {"unet", "text_encoder", "tokenizer", "scheduler"}
@@ -92,7 +93,7 @@ def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
         missing = ", ".join(sorted(needed - set(index)))
         raise BadInputError(f"{folder} lacks {missing}; only pipelines with a UNet and one text encoder can be read")
     unused = {name: None for name in ("vae", "safety_checker", "feature_extractor", "image_encoder") if name in index}
-    with _loading(folder):
+    with _loading(folder), _no_bars(diffusers_logging):
         pipeline = DiffusionPipeline.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, **unused
         )
@@ -147,17 +148,24 @@ def _loading(folder: Path) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with _no_bars(transformers_logging):
+            yield
     except Exception as error:  # loaders raise anything from KeyError to SafetensorError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInputError(
-            f"cannot load the model in {folder}: {reason}; check that the folder is complete"
-        ) from error
+        raise BadInputError(f"cannot load the model in {folder}: {reason}; check that it is complete") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _no_bars(library_logging: Any) -> Iterator[None]:
+    """Switch the progress bars of transformers or diffusers off for a while."""
+    were_on = library_logging.is_progress_bar_enabled()
+    library_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            library_logging.enable_progress_bar()

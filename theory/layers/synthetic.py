@@ -86,9 +86,10 @@ def frames(width: int, concepts: int, angle: float, rng: np.random.Generator) ->
     leading, trailing = shared[:, :half], shared[:, half : 2 * half]
     turned = np.repeat(shared[None], concepts, axis=0)
     for frame in turned:
-        own = trailing @ _haar(half, rng)
-        frame[:, :half] = np.cos(angle) * leading + np.sin(angle) * own
-        frame[:, half : 2 * half] = -np.sin(angle) * leading + np.cos(angle) * own
+        H = _haar(half, rng)
+        # [L T] -> [cos L + sin T H, cos T - sin L H^T]: orthogonal for every angle, the identity at 0
+        frame[:, :half] = np.cos(angle) * leading + np.sin(angle) * trailing @ H
+        frame[:, half : 2 * half] = np.cos(angle) * trailing - np.sin(angle) * leading @ H.T
     return turned
 
 
