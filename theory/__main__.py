@@ -106,17 +106,15 @@ def main(arguments: list[str] | None = None) -> int:
     except SeqLoRAError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except typer.Abort:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click: unknown option, not a number
             print(f"error: {error.format_message()}; see python -m theory --help", file=sys.stderr)
             return 2
         raise
+    if code == 130:  # click turns an interrupt into this code, some of its versions into Abort
+        print("interrupted; nothing was written", file=sys.stderr)
     return int(code or 0)
 
 

@@ -113,7 +113,8 @@ class LayerStudy:
             best = energy.optimal_basis(S, self.rank, past)
             near = [best + scale * rng.standard_normal(best.shape) / np.sqrt(n) for scale in (1e-3, 0.1)]
             other = energy.optimal_basis(self.held[index - 1], self.rank, past)
-            candidates = [*near, rng.standard_normal(best.shape), other, self.bases[index]]
+            random = rng.standard_normal(best.shape)
+            candidates = [*near, random, other, self.bases[index], _climbed(random, S, past)]
             energies = [energy.residual_energy(S, retract_qr(project_out(A, past))) for A in candidates]
             total = float(np.trace(S))
             optimal = energy.residual_energy(S, best)
@@ -189,6 +190,13 @@ class LayerStudy:
             BoundCheck("interlacing: from below", below, 0.0, tolerance, self.layer.name),
             BoundCheck("optimum formula: last concept", gap, 0.0, eigenvalue(n, float(np.trace(S))), self.layer.name),
         ]
+
+
+def _climbed(A: Array, S: Array, past: Array, steps: int = 20) -> Array:
+    """Orthogonal iteration `A <- A S` inside the complement: an attack that knows nothing of eigenvectors."""
+    for _ in range(steps):
+        A = retract_qr(project_out(A, past)) @ S
+    return A
 
 
 def moment(X: Array) -> Array:
