@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from theory.api import BoundCheck, Verdict
 
@@ -27,6 +27,13 @@ def judge(checks: Sequence[BoundCheck]) -> Verdict:
 def kind(check: BoundCheck) -> str:
     """What a check is about, without its particulars: its name up to the first colon."""
     return check.name.split(":")[0]
+
+
+def span(values: Iterable[float], digits: str = ".3g") -> str:
+    """Range of some numbers for the ledger: "0.12 to 0.34", or one number where both ends print alike."""
+    ordered = sorted(values)
+    low, high = f"{ordered[0]:{digits}}", f"{ordered[-1]:{digits}}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _summary(chosen: Sequence[BoundCheck], checks: Sequence[BoundCheck]) -> str:

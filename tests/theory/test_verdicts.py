@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from theory.api import BoundCheck
-from theory.verdicts import judge, kind
+from theory.verdicts import judge, kind, span
 
 HOLDS = BoundCheck("rate: start 1", 0.5, 1.0, layer="a")
 BREAKS = BoundCheck("rate: start 2", 2.0, 1.0, layer="b")
@@ -21,3 +21,8 @@ def test_condition_says_what_where_and_by_how_much() -> None:
     assert "rate (1 of 2 layers; 2 against 1)" in condition
     assert "gap" in judge([HOLDS, BROKEN_CONTROL, IDLE_CONTROL]).condition
     assert kind(BREAKS) == "rate"
+
+
+def test_ranges_print_once_where_both_ends_are_alike() -> None:
+    assert span([0.34, 0.12, 0.2]) == "0.12 to 0.34"
+    assert span([1.0, 1.001], ".2f") == "1.00"

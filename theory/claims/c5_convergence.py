@@ -14,7 +14,7 @@ from theory.layers.base import Layer
 from theory.reduced import ReducedProblem
 from theory.task import LinearTask, learn, within
 from theory.tolerance import matmul, orthonormality
-from theory.verdicts import judge
+from theory.verdicts import judge, span
 
 Array = NDArray[np.float64]
 
@@ -257,14 +257,16 @@ def _trace(setting: _Setting, run: Descent, start: int, rule: str) -> list[Row]:
 
 def _evidence(checks: Sequence[BoundCheck], tables: dict[str, list[Row]], available: int) -> str:
     layers = {check.layer for check in checks}
-    rates = {key: [row["measured"] for row in tables["rate"] if row["quantity"] == key] for key in ("gap", "slope")}
     tightness = max(check.lhs for check in checks if check.name.startswith("rate") and not check.control)
-    ratio = [row["bound"] / row["measured"] for row in tables["rate"] if row["quantity"] == "L"]  # type: ignore[operator]
-    inner = [row for row in tables["rate"] if row["quantity"] == "inner rate"]
+
+    def column(quantity: str, key: str = "measured") -> list[float]:
+        return [float(row[key] or 0) for row in tables["rate"] if row["quantity"] == quantity]
+
+    ratios = [bound / measured for bound, measured in zip(column("L", "bound"), column("L"), strict=True)]
     return (
-        f"{len(rates['gap'])} random starts on {len(layers)} of {available} layers: largest gap to the closed form "
-        f"{max(rates['gap']):.1e} ‖Y‖², largest min grad²/bound {tightness:.2f}, slope of log min grad² "  # type: ignore[type-var]
-        f"{max(rates['slope']):.1f} or steeper (the bound promises -1); a-priori L is {min(ratio):.0f} to "  # type: ignore[type-var]
-        f"{max(ratio):.0f} times the measured one; inner-step error shrinks by "
-        f"{max(row['measured'] for row in inner):.3f} a step against rho = {max(row['bound'] for row in inner):.3f}."  # type: ignore[type-var]
+        f"{len(column('gap'))} random starts on {len(layers)} of {available} layers: largest gap to the closed form "
+        f"{max(column('gap')):.1e} ‖Y‖², largest min grad²/bound {tightness:.2f}, slope of log min grad² "
+        f"{span(column('slope'), '.1f')} (the bound promises -1); a-priori L is {span(ratios, '.0f')} times the "
+        f"measured one; inner-step error shrinks by {max(column('inner rate')):.3f} a step against rho = "
+        f"{max(column('inner rate', 'bound')):.3f}."
     )

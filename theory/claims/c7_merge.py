@@ -15,7 +15,7 @@ from theory.layers.base import Layer
 from theory.merging import BLOCK, fuse_exact, fuse_lbfgs, fusion_objective, merge, merge_rounding
 from theory.task import Adapters, LinearTask, learn, within
 from theory.tolerance import matmul
-from theory.verdicts import judge
+from theory.verdicts import judge, span
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
@@ -240,8 +240,7 @@ def _verdict(checks: Sequence[BoundCheck]) -> Verdict:
     for label, method in (("without", "sum, SeqLoRA against"), ("with", "gamma=1 against")):
         compared = [check for check in checks if check.name.startswith("quality") and method in check.name]
         behind, ratio = sum(not check.holds for check in compared), [check.lhs / check.rhs for check in compared]
-        span = f"{min(ratio):.2f} to {max(ratio):.2f}"
-        parts.append(f"{span} {label} the penalty (higher on {behind} of {len(ratio)} layers)")
+        parts.append(f"{span(ratio, '.2f')} {label} the penalty (higher on {behind} of {len(ratio)} layers)")
     return Verdict(
         "holds when", f"fusion's accuracy is not needed: the sum's error over exact fusion's is {', '.join(parts)}"
     )
@@ -252,8 +251,7 @@ def _evidence(rows: Sequence[Row], used: int, available: int) -> str:
     first, last = reference[0], reference[-1]
 
     def spread(method: str, key: str) -> str:
-        values = np.array([row[key] for row in rows if row["method"] == method], dtype=float)
-        return f"{values.min():.3g}-{values.max():.3g}"
+        return span(float(row[key] or 0) for row in rows if row["method"] == method)
 
     one, many = float(first["relative_to_copy"] or 0), float(last["relative_to_copy"] or 0)
     return (

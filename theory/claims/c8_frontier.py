@@ -15,7 +15,7 @@ from theory.frontier import Frontier, Point, alternate, simultaneous
 from theory.layers.base import Layer
 from theory.task import LinearTask, learn, within
 from theory.tolerance import eigenvalue
-from theory.verdicts import judge
+from theory.verdicts import judge, span
 
 Array = NDArray[np.float64]
 
@@ -212,8 +212,7 @@ def _evidence(tables: dict[str, list[Row]], used: int, available: int) -> str:
 
     def shortfall(label: str, gamma: float) -> str:
         rows = [row for row in tables["frontier"] if (row["label"], row["gamma"]) == (label, gamma)]
-        values = np.array([row["shortfall"] for row in rows], dtype=float)
-        return f"{values.min():.3f}-{values.max():.3f}"
+        return span((float(row["shortfall"] or 0) for row in rows), ".3f")
 
     return (
         f"{used} of {available} layers. Interference ratio between {smallest.min():.2g} and {largest.max():.3g} over "
