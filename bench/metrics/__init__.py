@@ -108,3 +108,90 @@ LEAK = define(
 UPDATE_NORM = define(
     Metric("update_norm", "‖M_T‖_F", "lower", lower_bound=0.0, description="size of the merged update")
 )
+
+# --- Images. Means over generated images, and over all held-out references where there are pairs.
+
+IDENTITY = define(
+    Metric(
+        "identity",
+        "identity similarity",
+        "higher",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        margin=0.02,
+        description="cosine of ArcFace embeddings, generated against held-out references; 0 where no face was found",
+    )
+)
+DETECTION = define(
+    Metric(
+        "detection",
+        "identity detection rate",
+        "higher",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        description="share of images whose identity similarity is above the calibrated threshold (false accepts 1e-3)",
+    )
+)
+FACE_FOUND = define(
+    Metric("face_found", "face found", "higher", lower_bound=0.0, upper_bound=1.0, description="share of images")
+)
+CLIP_TEXT = define(
+    Metric(
+        "clip_text",
+        "CLIP-T",
+        "higher",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        description="raw cosine of image and prompt, the concept's token replaced by its class word; it rises when "
+        "identity is lost, so read it beside identity",
+    )
+)
+CLIP_IMAGE = define(
+    Metric(
+        "clip_image",
+        "CLIP-I",
+        "higher",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        description="cosine of images and held-out references; it can rise while identity collapses",
+    )
+)
+CONTEXT = define(
+    Metric(
+        "context",
+        "context follows the prompt",
+        "higher",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        description="share of background and clothing colours that a classifier reads as the prompt asked",
+    )
+)
+CROSS_SIMILARITY = define(
+    Metric(
+        "cross_similarity",
+        "similarity to other concepts",
+        "lower",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        description="identity similarity of a concept's images to another concept's references, after the last stage",
+    )
+)
+DRIFT = define(
+    Metric(
+        "drift",
+        "drift",
+        "lower",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        description="(1 - mean cosine)/2 of CLIP embeddings, base against adapted, on prompts without a concept",
+    )
+)
+FORGETTING_ENERGY = define(
+    Metric(
+        "forgetting_energy",
+        "forgetting energy",
+        "lower",
+        lower_bound=0.0,
+        description="‖(M_t - M_j) X_j‖² / ‖ΔW_j X_j‖² on a layer of the diffusion model",
+    )
+)

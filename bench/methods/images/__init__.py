@@ -1,0 +1,30 @@
+"""Methods of the image tasks. All train with one budget; merge methods of a family share its trainings."""
+
+from bench.methods.images.api import METHODS, ImageMethod, Workshop
+from bench.methods.images.base import Base, TokenOnly
+from bench.methods.images.frozen import FrozenOrthonormal, FrozenRandom, OrthogonalAdaptationWeight
+from bench.methods.images.fusion import Fusion, FusionFrozen, FusionLBFGS
+from bench.methods.images.plain import PlainAverage, PlainNormMatched, PlainSum
+from bench.methods.images.sequential import Alternating, PenaltyOnly, SeqLoRA, SeqLoRAPenalty
+
+# In the order of tables and legends.
+for _method in (
+    Base(),
+    TokenOnly(),
+    PlainSum(),
+    PlainAverage(),
+    PlainNormMatched(),
+    Alternating(),
+    FrozenRandom(),
+    FrozenOrthonormal(),
+    OrthogonalAdaptationWeight(),
+    SeqLoRA(),
+    SeqLoRAPenalty(),
+    PenaltyOnly(),
+    Fusion(),
+    FusionFrozen(),
+    FusionLBFGS(),
+):
+    METHODS.add(_method.name, _method)
+
+__all__ = ["METHODS", "ImageMethod", "Workshop"]

@@ -1,0 +1,105 @@
+"""What a method of the image family is: how concepts are trained, and how the trained ones become one model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from bench.api import Role, Scalar
+from bench.personalise.learner import UNET_ATTENTION
+from bench.personalise.shared import Learnt
+from bench.personalise.studio import Studio, Update
+from bench.registry import Registry
+from seqlora import SeqLoRAConfig
+
+
+class Workshop(Protocol):
+    """What the task offers to methods."""
+
+    @property
+    def rank(self) -> int:
+        """Directions of each concept in each layer."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of random bases, the same for all methods."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts of the cell, in order."""
+
+    @property
+    def studio(self) -> Studio:
+        """The plain pipeline."""
+
+    def trained(self, config: SeqLoRAConfig) -> list[Learnt]:
+        """All concepts of the cell as `config` learns them; trainings are shared between methods."""
+
+    def tokens(self, rate: float) -> list[Learnt]:
+        """All concepts as embeddings alone."""
+
+    def know(self, learnt: Learnt) -> str:
+        """Teach the studio's text encoder the concept's token; returns token and class word."""
+
+
+@dataclass(frozen=True)
+class ImageMethod(ABC):
+    """A method of the family "images". Its dataclass fields are its settings.
+
+    Attributes:
+        in_sequence: whether a concept is trained on top of the earlier ones; there is then no single-concept model.
+    """
+
+    name: ClassVar[str]
+    pretty_name: ClassVar[str]
+    role: ClassVar[Role] = "method"
+    in_sequence: ClassVar[bool] = False
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """Name and value of everything that could be set otherwise."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @abstractmethod
+    def train(self, workshop: Workshop) -> list[Learnt]:
+        """The trained concepts, in order."""
+
+    def merge(self, learnt: Sequence[Learnt], workshop: Workshop) -> Update:
+        """The update of the whole model for these concepts: by default the plain sum `Σ_i B_i A_i`."""
+        return weighted_sum(learnt, [1.0] * len(learnt))
+
+    def stages(self, learnt: Sequence[Learnt], workshop: Workshop) -> Iterator[Update]:
+        """The update after one concept, after two, ..."""
+        for t in range(len(learnt)):
+            yield self.merge(learnt[: t + 1], workshop)
+
+
+METHODS: Registry[ImageMethod] = Registry("image method")
+
+# Measured on the tuning identities of the embedded world; the same for every method.
+RATES: Mapping[str, Any] = {
+    "coefficient_learning_rate": 6e-3,
+    "extra_learning_rate": 2e-2,
+    "schedule": "cosine",
+    "target_modules": UNET_ATTENTION,
+    "start_batches": 8,
+}
+
+
+def config(workshop: Workshop, **changes: Any) -> SeqLoRAConfig:
+    """A configuration with the budget and the rates that all methods share, and what the method changes."""
+    return SeqLoRAConfig(**{**RATES, "rank": workshop.rank, "seed": workshop.seed, **changes})
+
+
+def weighted_sum(learnt: Sequence[Learnt], weights: Sequence[float]) -> dict[str, Tensor]:
+    """`Σ_i w_i B_i A_i` of every layer."""
+    total: dict[str, Tensor] = {}
+    for concept, weight in zip(learnt, weights, strict=True):
+        for layer, (A, B) in concept.factors.items():
+            share = weight * (B.flatten(1) @ A.flatten(1))
+            total[layer] = total[layer] + share if layer in total else share
+    return total

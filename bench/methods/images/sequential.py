@@ -1,0 +1,76 @@
+"""Concepts learnt on top of one another: SeqLoRA, what is left of it without its parts, and naive alternation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.methods.images.api import ImageMethod, Workshop, config
+from bench.personalise.shared import Learnt
+
+
+@dataclass(frozen=True)
+class SeqLoRA(ImageMethod):
+    """Learned bases, each orthogonal to all earlier ones; B by inner steps, A by Riemannian steps."""
+
+    name = "seqlora"
+    pretty_name = "SeqLoRA"
+    in_sequence = True
+    orthogonal: ClassVar[bool] = True
+
+    inner_steps: int = 4
+    start: str = "moments"
+
+    def train(self, workshop: Workshop) -> list[Learnt]:
+        """See `ImageMethod.train`."""
+        return workshop.trained(
+            config(
+                workshop,
+                orthogonal=self.orthogonal,
+                inner_steps=self.inner_steps,
+                start=self.start,
+                forgetting_weight=self.forgetting_weight,
+            )
+        )
+
+    @property
+    def forgetting_weight(self) -> float:
+        """Weight γ of the forgetting penalty."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class SeqLoRAPenalty(SeqLoRA):
+    """With the forgetting penalty from stored second moments."""
+
+    name = "seqlora-penalty"
+    pretty_name = "SeqLoRA with forgetting penalty"
+
+    gamma: float = 1.0
+
+    @property
+    def forgetting_weight(self) -> float:
+        """See `SeqLoRA.forgetting_weight`."""
+        return self.gamma
+
+
+@dataclass(frozen=True)
+class PenaltyOnly(SeqLoRAPenalty):
+    """The penalty without orthogonality: an ablation."""
+
+    name = "penalty-only"
+    pretty_name = "forgetting penalty, no orthogonality"
+    orthogonal = False
+
+
+@dataclass(frozen=True)
+class Alternating(ImageMethod):
+    """Plain LoRA in sequence, A and B in turns, no constraint and no penalty."""
+
+    name = "alternating"
+    pretty_name = "continual alternating A and B"
+    in_sequence = True
+
+    def train(self, workshop: Workshop) -> list[Learnt]:
+        """See `ImageMethod.train`."""
+        return workshop.trained(config(workshop, basis="free", orthogonal=False, start="random", inner_steps=1))

@@ -1,0 +1,92 @@
+"""Text encoder and UNet as one module, and the diffusion loss of a batch.
+
+    x_t = a_t x_0 + s_t ε,      loss = w_t ‖prediction - target‖²,      target = ε,  or  v = a_t ε - s_t x_0
+
+with w_t = 1 for ε-prediction, and for v-prediction min(1, (c + 1) / (SNR_t + 1)), c = 20, so that nearly clean images
+do not dominate.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqlora.errors import BadInputError
+
+SNR_CAP = 20.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        latents: clean images, (b, c, h, w).
+        noise: ε, the same shape.
+        t: timesteps, (b,).
+        ids: token ids of the captions, (b, length).
+        mask: where the loss counts, (b, 1, h, w), or None for everywhere.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    t: Tensor
+    ids: Tensor
+    mask: Tensor | None = None
+
+
+class Denoiser(nn.Module):
+    """The trainable parts of a Stable Diffusion pipeline, under the names that diffusers gives them.
+
+    Args:
+        pipeline: a loaded pipeline; its modules are used, not copied.
+        bfloat16: compute in mixed precision (weights stay as they are).
+    """
+
+    signal: Tensor
+    deviation: Tensor
+
+    def __init__(self, pipeline: Any, bfloat16: bool = False) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = pipeline.unet, pipeline.text_encoder
+        self.bfloat16 = bfloat16
+        self.predicts = str(pipeline.scheduler.config.prediction_type)
+        if self.predicts not in ("epsilon", "v_prediction"):
+            raise BadInputError(f"the scheduler predicts {self.predicts!r}; 'epsilon' and 'v_prediction' are known")
+        alphas = pipeline.scheduler.alphas_cumprod.to(self.unet.device, torch.float32)
+        self.register_buffer("signal", alphas.sqrt(), persistent=False)
+        self.register_buffer("deviation", (1 - alphas).sqrt(), persistent=False)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Mixed precision if it was asked for."""
+        if not self.bfloat16:
+            return nullcontext()
+        return torch.autocast(self.signal.device.type, dtype=torch.bfloat16)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The network's prediction for a batch, float32, in the shape of the latents."""
+        a, s = self._levels(batch.t)
+        noisy = a * batch.latents + s * batch.noise
+        with self.precision():
+            states = self.text_encoder(batch.ids).last_hidden_state
+            return self.unet(noisy.to(self.unet.dtype), batch.t, states).sample.float()
+
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.signal[t][:, None, None, None], self.deviation[t][:, None, None, None]
+
+
+def diffusion_loss(model: Denoiser, batch: Batch) -> Tensor:
+    """Mean weighted loss of a batch (over the mask, where there is one)."""
+    a, s = model._levels(batch.t)
+    target = batch.noise if model.predicts == "epsilon" else a * batch.noise - s * batch.latents
+    error = (model(batch) - target).square()
+    if batch.mask is not None:
+        share = batch.mask.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        error = error * batch.mask / share
+    # 1 / (SNR + 1) = s², as a² + s² = 1
+    weight = ((SNR_CAP + 1) * s.square()).clamp(max=1.0) if model.predicts == "v_prediction" else 1.0
+    return (weight * error).mean()

@@ -1,0 +1,223 @@
+"""How any image task runs a cell: train (or fetch) the concepts, then after each stage draw and judge every concept."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.api import Cell, CellResult, Context, MetricMatrix, Value
+from bench.methods.images.api import ImageMethod, weighted_sum
+from bench.metrics.clip import ClipJudge, drift
+from bench.metrics.energies import forgetting_energies, geometry
+from bench.metrics.identity import IdentityJudge
+from bench.personalise.images import ConceptImages
+from bench.personalise.shared import Learnt, Training
+from bench.personalise.studio import Studio, Update
+from bench.world.sampling import grid
+from seqlora import SeqLoRAConfig
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who scores the images.
+
+    Attributes:
+        identity: same person or not.
+        clip: text and image alignment.
+        context: (images, prompt templates) -> share of right context attributes an image, (n,).
+    """
+
+    identity: IdentityJudge
+    clip: ClipJudge
+    context: Callable[[Pixels, Sequence[str]], NDArray[np.float64]]
+
+
+@dataclass
+class ImageWorkshop:
+    """The data and models of the cells that differ in their method only (see `bench.methods.images.Workshop`).
+
+    Attributes:
+        prompts: templates that every concept is drawn with.
+        drawn: scores and images by content of model, token and concept: what several methods share is drawn once.
+    """
+
+    training: Training
+    load: Callable[[], Any]
+    studio: Studio
+    judges: Judges
+    prompts: tuple[str, ...]
+    noise: tuple[np.random.SeedSequence, ...]
+    rank: int
+    seed: int
+    drawn: dict[str, tuple[dict[str, NDArray[np.float64]], Pixels]] = field(default_factory=dict)
+
+    @property
+    def concepts(self) -> tuple[ConceptImages, ...]:
+        """What is learnt."""
+        return self.training.concepts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Workshop.names`."""
+        return tuple(concept.name for concept in self.concepts)
+
+    def trained(self, config: SeqLoRAConfig) -> list[Learnt]:
+        """See `Workshop.trained`."""
+        return self.training.run(config, self.load)
+
+    def tokens(self, rate: float) -> list[Learnt]:
+        """See `Workshop.tokens`."""
+        return self.training.run_tokens(rate, self.load)
+
+    def know(self, learnt: Learnt) -> str:
+        """See `Workshop.know`; a concept without an embedding is spoken of by its class word."""
+        concept = self.concepts[self.names.index(learnt.name)]
+        if not learnt.token.numel():
+            return f"a {concept.class_word}"
+        self.studio.know(concept.token, concept.class_word, learnt.token)
+        return concept.subject
+
+    def judge(self, update: Update, learnt: Learnt) -> tuple[dict[str, NDArray[np.float64]], Pixels]:
+        """Draw one concept with W0 + `update` and score it: metric -> one number an image, and the images."""
+        key = _content(update, learnt)
+        if key not in self.drawn:
+            j = self.names.index(learnt.name)
+            concept, subject = self.concepts[j], self.know(learnt)
+            self.studio.show(update)
+            prompts = [text.format(subject) for text in self.prompts]
+            images = self.studio.draw(prompts, self.noise[j], concept.token if learnt.token.numel() else "")
+            self.drawn[key] = (self._scores(images, concept), images)
+        return self.drawn[key]
+
+    def _scores(self, images: Pixels, concept: ConceptImages) -> dict[str, NDArray[np.float64]]:
+        identity = self.judges.identity.score(images, concept.references)
+        plain = [text.format(f"a {concept.class_word}") for text in self.prompts]
+        return {
+            "identity": identity.cosine,
+            "detection": identity.detected.astype(float),
+            "face_found": identity.found.astype(float),
+            "clip_text": self.judges.clip.text_alignment(images, plain),
+            "clip_image": self.judges.clip.image_alignment(images, concept.references),
+            "context": self.judges.context(images, self.prompts),
+        }
+
+
+class ImageTask(ABC):
+    """A task of the family "images"."""
+
+    family = "images"
+
+    @abstractmethod
+    def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
+        """Data and models of a cell, whatever its method."""
+
+    @abstractmethod
+    def origin(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Settings that all methods share, and SHA-256 of the weights."""
+
+    def run(self, cell: Cell, method: ImageMethod, context: Context) -> CellResult:
+        """See `Task.run`."""
+        workshop = self.workshop(cell, context)
+        learnt = method.train(workshop)
+        started = time.perf_counter()
+        stages = list(method.stages(learnt, workshop))
+        merging = time.perf_counter() - started
+        matrices, values, sheet = measure(method, learnt, stages, workshop)
+        matrices += forgetting_energies(stages, learnt)
+        values += [*geometry(learnt), *_drift(workshop, stages[-1])]
+        context.artifacts.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(context.artifacts / "gallery.png")
+        seconds = sum(concept.seconds for concept in learnt)
+        settings, weights = self.origin()
+        return CellResult(
+            workshop.names,
+            matrices,
+            values,
+            settings,
+            timing={
+                "learn_seconds": seconds,
+                "learn_seconds_per_concept": seconds / len(learnt),
+                "merge_seconds": merging,
+                "stored_bytes_per_concept": float(_stored_bytes(learnt[0])),
+            },
+            artifacts={"gallery": "gallery.png"},
+            weights=weights,
+            dtype="bfloat16" if workshop.training.budget.bfloat16 else "float32",
+        )
+
+
+def measure(
+    method: ImageMethod, learnt: Sequence[Learnt], stages: Sequence[Update], workshop: ImageWorkshop
+) -> tuple[list[MetricMatrix], list[Value], Pixels]:
+    """R, S and b of every metric, what is no matrix, and a gallery: one row a concept.
+
+    A gallery row holds a reference, then the same prompt and noise after each stage since the concept was learnt.
+    """
+    T = len(learnt)
+    tables: dict[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}
+    rows: list[Pixels] = []
+
+    def note(which: int, index: Any, scores: dict[str, NDArray[np.float64]]) -> None:
+        for metric, numbers in scores.items():
+            empty = (np.full((T, T), np.nan), np.full(T, np.nan), np.full(T, np.nan))
+            tables.setdefault(metric, empty)[which][index] = float(numbers.mean())
+
+    values: list[Value] = []
+    for j, concept in enumerate(learnt):
+        note(2, j, workshop.judge({}, Learnt(concept.name, {}, torch.empty(0), {}, 0.0))[0])
+        if not method.in_sequence or j == 0:
+            note(1, j, workshop.judge(weighted_sum([concept], [1.0]), concept)[0])
+        row = [np.full_like(workshop.concepts[j].references[0], 255)] * (T + 1)
+        row[0] = workshop.concepts[j].references[0]
+        for t in range(j, T):
+            scores, images = workshop.judge(stages[t], concept)
+            note(0, (t, j), scores)
+            row[t + 1] = images[0]
+            values += [
+                Value("identity", float(score), stage=t, concept=j, item=f"prompt {p}")
+                for p, score in enumerate(scores["identity"])
+            ]
+        values += _cross_similarity(workshop, images, j)
+        rows += row
+    matrices = [MetricMatrix(metric, *parts) for metric, parts in tables.items()]
+    return matrices, values, grid(np.stack(rows), T + 1)
+
+
+def _cross_similarity(workshop: ImageWorkshop, images: Pixels, concept: int) -> list[Value]:
+    others = [i for i in range(len(workshop.concepts)) if i != concept]
+    judge = workshop.judges.identity
+    scores = {i: judge.score(images, workshop.concepts[i].references).cosine.mean() for i in others}
+    return [Value("cross_similarity", float(score), concept=concept, other=i) for i, score in scores.items()]
+
+
+def _drift(workshop: ImageWorkshop, last: Update) -> list[Value]:
+    """Drift on the class word's prompts, drawn with noise of their own."""
+    prompts = [text.format(f"a {workshop.concepts[0].class_word}") for text in workshop.prompts]
+    drawn = []
+    for update in ({}, last):
+        workshop.studio.show(update)
+        drawn.append(workshop.judges.clip.images(workshop.studio.draw(prompts, workshop.noise[-1])))
+    return [Value("drift", max(0.0, drift(*drawn)))]
+
+
+def _content(update: Update, learnt: Learnt) -> str:
+    digest = hashlib.sha256(learnt.name.encode() + learnt.token.numpy().tobytes())
+    for layer in sorted(update):
+        digest.update(layer.encode() + update[layer].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stored_bytes(learnt: Learnt) -> int:
+    tensors = [learnt.token, *(tensor for pair in learnt.factors.values() for tensor in pair)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

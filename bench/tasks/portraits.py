@@ -1,0 +1,174 @@
+"""The embedded diffusion world as a sequence of people to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+
+from bench.api import Cell, Context
+from bench.metrics.clip import ClipJudge
+from bench.metrics.identity import IdentityJudge
+from bench.options import canonical_name, with_options
+from bench.personalise.images import ConceptImages
+from bench.personalise.learner import Budget
+from bench.personalise.shared import Training
+from bench.personalise.studio import Studio
+from bench.seeds import Seeds, concept_order
+from bench.tasks.images import ImageTask, ImageWorkshop, Judges
+from bench.world import assets
+from bench.world.attributes import CONTEXT_FIELDS, VALUES
+from bench.world.captions import CLASS_WORD, caption
+from bench.world.identities import Context as Circumstances
+from bench.world.identities import Identity, sample_context, visible_attributes
+from bench.world.portraits import SIZE, draw
+from bench.world.splits import SIZES, identities
+from bench.world.verification import load_encoder
+from seqlora.errors import BadInputError
+
+JUDGED = ("background", "clothing_color")  # what "context follows the prompt" looks at
+
+
+@dataclass(frozen=True)
+class PortraitOptions:
+    """The budget of every method, and how images are drawn and judged."""
+
+    rank: int = 4
+    steps: int = 250  # optimiser steps a concept
+    batch: int = 8
+    images: int = 6  # training images a concept
+    references: int = 6  # held-out images a concept
+    prompts: int = 8  # contexts that every concept is drawn in, one image each
+    sampler_steps: int = 20
+    guidance: float = 3.0
+    split: str = "evaluation"
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        counts = (self.rank, self.steps, self.batch, self.images, self.references, self.prompts, self.sampler_steps)
+        if min(counts) < 1 or self.split not in SIZES:
+            raise BadInputError(f"{self}: all counts must be positive, split one of {', '.join(SIZES)}")
+
+
+class PortraitTask(ImageTask):
+    """People of one split, in the order of the list.
+
+    Args:
+        options: the budget.
+    """
+
+    def __init__(self, options: PortraitOptions) -> None:
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """See `Task.name`."""
+        return canonical_name("portraits", self.options, PortraitOptions())
+
+    def max_concepts(self) -> int:
+        """People in the split."""
+        return SIZES[self.options.split]
+
+    def estimate(self, cell: Cell) -> float:
+        """See `Task.estimate`; trainings that are shared are counted in full."""
+        o, T = self.options, cell.n_concepts
+        return 0.025 * T * o.steps * o.batch + 0.01 * T * (T + 5) / 2 * o.prompts * o.sampler_steps
+
+    def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
+        """See `ImageTask.workshop`."""
+        return _cached_workshop(self.options, self.name, cell.n_concepts, cell.order, context.seeds, context.shared)
+
+    def origin(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """See `ImageTask.origin`."""
+        files = assets.manifest()["files"]
+        return vars(self.options).copy(), {f"world/{name}": str(entry["sha256"]) for name, entry in files.items()}
+
+
+def portraits(options: str) -> PortraitTask:
+    """The task "portraits", with options as in `PortraitOptions`."""
+    return PortraitTask(with_options(PortraitOptions(), options, "task portraits"))
+
+
+def concept_images(name: str, person: Identity, options: PortraitOptions, rng: np.random.Generator) -> ConceptImages:
+    """Draw a person in random contexts. An image's caption names its context, or nothing but the person."""
+    contexts = [sample_context(rng) for _ in range(options.images + options.references)]
+    drawn = np.stack([draw(person, circumstances) for circumstances in contexts])
+    bare = "a photo of {}"
+    texts = tuple((context_template(person, one), bare) for one in contexts[: options.images])
+    return ConceptImages(name, CLASS_WORD, drawn[: options.images], texts, drawn[options.images :])
+
+
+def context_template(person: Identity, circumstances: Circumstances) -> str:
+    """A caption with `{}` for the person that names the context only."""
+    shown = visible_attributes(person, circumstances)
+    return caption({name: word for name, word in shown.items() if name in CONTEXT_FIELDS}, subject="{}")
+
+
+def prompt_templates(count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """Prompts that every concept is drawn with: clothes, colours and walls."""
+    contexts = [sample_context(rng) for _ in range(count)]
+    named = ("clothing_color", "clothing", "pattern", "background")
+    return tuple(caption({name: getattr(c, name) for name in named}, subject="{}") for c in contexts)
+
+
+@lru_cache(maxsize=1)
+def _cached_workshop(
+    options: PortraitOptions, task: str, n_concepts: int, order: int, seeds: Seeds, shared: Path
+) -> ImageWorkshop:
+    """Neighbouring cells differ in their method only: data, models and shared images are kept."""
+    chosen = concept_order(task, SIZES[options.split], n_concepts, order)
+    people = identities(options.split)
+    concepts = tuple(
+        concept_images(f"person{i}", people[i], options, seeds.rng("data", position))
+        for position, i in enumerate(chosen)
+    )
+    base = assets.manifest()["files"]["pipeline/unet/diffusion_pytorch_model.safetensors"]["sha256"]
+    training = Training(
+        base=str(base),
+        concepts=concepts,
+        seeds=tuple(seeds.sequence("training", j) for j in range(n_concepts)),
+        budget=Budget(options.steps, options.batch, options.bfloat16),
+        shared=shared,
+    )
+    return ImageWorkshop(
+        training,
+        load_pipeline,
+        Studio(load_pipeline(), SIZE, options.sampler_steps, options.guidance),
+        load_judges(),
+        prompt_templates(options.prompts, seeds.rng("evaluation", 0)),
+        tuple(seeds.sequence("evaluation", 1, j) for j in range(n_concepts + 1)),
+        options.rank,
+        int(seeds.rng("initialisation").integers(2**31)),
+    )
+
+
+def load_pipeline() -> StableDiffusionPipeline:
+    """The embedded Stable Diffusion in float32, checked against its manifest."""
+    return StableDiffusionPipeline.from_pretrained(assets.pipeline_folder(), dtype=torch.float32, safety_checker=None)
+
+
+@lru_cache(maxsize=1)
+def load_judges() -> Judges:
+    """The embedded world's judges."""
+    classifier, detector = assets.classifier(), assets.face_score()
+
+    def context(images: NDArray[np.uint8], templates: Sequence[str]) -> NDArray[np.float64]:
+        predicted = classifier.predict(images)
+        read = {name: [VALUES[name][k] for k in predicted[name]] for name in JUDGED}
+        asked = {
+            "background": [text.split()[-2] for text in templates],  # "... on a striped blue background"
+            "clothing_color": [text.split("wearing a ")[1].split()[0] for text in templates],
+        }
+        right = [np.array(read[name]) == np.array(asked[name]) for name in JUDGED]
+        return np.mean(right, axis=0)
+
+    encoder = load_encoder(assets.identity_model())
+    identity = IdentityJudge(encoder, assets.identity_threshold(), detector.found)
+    return Judges(identity, ClipJudge(f"local-dir:{assets.clip_folder()}"), context)

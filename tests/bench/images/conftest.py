@@ -1,0 +1,76 @@
+"""A Stable Diffusion small enough to train in a test, and concepts to train it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from bench.personalise.images import ConceptImages
+from bench.personalise.learner import Budget
+from bench.personalise.shared import Training
+from bench.world.tokens import build_tokenizer
+
+SIZE = 16
+
+
+def build_pipeline() -> StableDiffusionPipeline:
+    """The same random weights at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        tokenizer = build_tokenizer()
+        end = tokenizer.eos_token_id
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=end, pad_token_id=end,
+            )
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=4, in_channels=4, out_channels=4, block_out_channels=(32, 32), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=2,
+            norm_num_groups=8,
+        )  # fmt: skip
+        vae = AutoencoderTiny(
+            latent_channels=4, encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1),
+        )  # fmt: skip
+    scheduler = DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def load() -> Callable[[], Any]:
+    return build_pipeline
+
+
+@pytest.fixture
+def concepts() -> tuple[ConceptImages, ...]:
+    rng = np.random.default_rng(0)
+
+    def one(name: str) -> ConceptImages:
+        images = rng.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+        return ConceptImages(name, "person", images[:3], (("a photo of {}", "{}"),) * 3, images[3:])
+
+    return one("ann"), one("bob"), one("cem")
+
+
+@pytest.fixture
+def training(concepts: tuple[ConceptImages, ...], tmp_path: Path) -> Training:
+    seeds = tuple(np.random.SeedSequence(7, spawn_key=(j,)) for j in range(len(concepts)))
+    return Training("tiny", concepts, seeds, Budget(steps=3, batch=2), tmp_path)
