@@ -61,13 +61,16 @@ def describe(identity: Identity, context: Context, rng: np.random.Generator | No
     )
 
 
-def random_caption(shown: Mapping[str, str], rng: np.random.Generator) -> str:
-    """A training caption: random opening, attribute dropout, now and then nothing about the person."""
+def choose(shown: Mapping[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """What a training caption mentions: attribute dropout, and now and then nothing about the person."""
     if rng.random() < BARE:
-        shown = {
-            k: v for k, v in shown.items() if k in ("clothing", "clothing_color", "background", "pattern", "mouth")
-        }
-    return caption(keep_some(shown, rng), opening=OPENINGS[rng.integers(len(OPENINGS))])
+        shown = {name: word for name, word in shown.items() if name in _BARE_NAMES}
+    return keep_some(shown, rng)
+
+
+def random_caption(shown: Mapping[str, str], rng: np.random.Generator) -> str:
+    """A training caption with a random opening, see `choose`."""
+    return caption(choose(shown, rng), opening=OPENINGS[rng.integers(len(OPENINGS))])
 
 
 def scene_caption(left: Mapping[str, str], right: Mapping[str, str], wall: Mapping[str, str]) -> str:

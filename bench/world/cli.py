@@ -31,6 +31,7 @@ class Part(StrEnum):
     identity = "identity"
     decoder = "decoder"
     clip = "clip"
+    words = "words"
     diffusion = "diffusion"
     all = "all"
 
@@ -63,6 +64,7 @@ def pretrain(
         Part.identity: recipes.train_identity,
         Part.decoder: recipes.train_decoder,
         Part.clip: recipes.train_clip,
+        Part.words: recipes.train_words,
         Part.diffusion: recipes.train_diffusion,
     }
     if part in (Part.portraits, Part.all):

@@ -1,7 +1,7 @@
 """The small Stable Diffusion: its networks, its training loss and its `StableDiffusionPipeline` folder.
 
-v-prediction with zero terminal SNR: with x_t = a_t x_0 + s_t e, the network predicts v = a_t e - s_t x_0, so the step
-from pure noise is learnt like any other. Text encoder and UNet are trained together.
+v-prediction with zero terminal SNR: with x_t = a_t x_0 + s_t e, the network predicts v = a_t e - s_t x_0, so pure noise
+is a step like any other. The text encoder is trained before, on captions alone (`words.py`), and then frozen.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = TEXT_WIDTH) -> CLI
 
 
 class TextToImage(nn.Module):
-    """UNet and text encoder as one module, trained together.
+    """UNet and text encoder as one module.
 
     Args:
         tokenizer: turns captions into ids.

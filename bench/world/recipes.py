@@ -21,11 +21,12 @@ from bench.world.captions import caption
 from bench.world.classifier import AttributeClassifier, classifier_loss
 from bench.world.clip import ClipTraining, clip_loss
 from bench.world.data import DATA_VERSION, FigurePool, cache_folder, load_pool
-from bench.world.diffusion import TextToImage, build_pipeline, diffusion_loss
+from bench.world.diffusion import TextToImage, build_pipeline, build_text_encoder, diffusion_loss
 from bench.world.identity import ArcFaceTraining, identity_loss, people_numbers
 from bench.world.sampling import grid, sample
 from bench.world.tokens import build_tokenizer
 from bench.world.training import MasterAdamW, TrainingPlan, generators, train, watch
+from bench.world.words import WordTraining, word_loss
 from seqlora.errors import StoredFileError
 from seqlora.files import atomic_write, read_tensors, write_tensors
 
@@ -70,8 +71,9 @@ def load_averaged(name: str, model: M) -> M:
     """Load the averaged weights of a training into a float32 model, in evaluation mode."""
     path = averaged_file(name)
     keys = model.load_state_dict(read_tensors(path), strict=False)
-    # Only the autoencoder's encoder may be absent: it is written, not learnt.
-    strange = [*keys.unexpected_keys, *(key for key in keys.missing_keys if not key.startswith("encoder."))]
+    # Absent may be what this training did not learn: the autoencoder's written encoder, the frozen text encoder.
+    frozen = ("encoder.", "text_encoder.")
+    strange = [*keys.unexpected_keys, *(key for key in keys.missing_keys if not key.startswith(frozen))]
     if strange:
         raise StoredFileError(f"{path} does not fit its model ({strange[0]}); delete it and train {name} again")
     return model.float().eval()
@@ -87,7 +89,9 @@ def fit_pca(pool: FigurePool) -> PatchPCA:
     return PatchPCA(**read_tensors(path))
 
 
-DIFFUSION = TrainingPlan("diffusion", steps=5900, lr=1e-3, entropy=11, warmup=200, decay=0.35)
+WORDS = TrainingPlan("words", steps=1500, lr=2e-3, entropy=16, decay=0.4)
+WORDS_BATCH = 64
+DIFFUSION = TrainingPlan("diffusion", steps=6100, lr=1e-3, entropy=11, warmup=200, decay=0.3, ema=0.99)
 DIFFUSION_BATCH = 32
 PREVIEW_EVERY = 1000  # steps between sample grids
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
@@ -98,13 +102,29 @@ CLIP_BATCH = 64
 DECODER = TrainingPlan("decoder", steps=1700, lr=2e-3, entropy=12, decay=0.5)
 
 
+def train_words(place: Place) -> None:
+    """The text encoder, from captions alone."""
+    torch.manual_seed(WORDS.entropy)
+    tokenizer = build_tokenizer()
+    model = place.put(WordTraining(tokenizer, build_text_encoder(tokenizer)))
+    finish(WORDS, train(model, word_loss(model, load_pool("base"), WORDS_BATCH), WORDS, folder()))
+    write_tensors(averaged_file(WORDS.name), model.text_encoder.float().state_dict())
+
+
+def load_text_to_image(unet: bool = True) -> TextToImage:
+    """The text encoder as trained on captions and (unless `unet` is false) the averaged denoiser."""
+    model = TextToImage.build()
+    load_averaged(WORDS.name, model.text_encoder)
+    return load_averaged(DIFFUSION.name, model) if unet else model
+
+
 def train_diffusion(place: Place) -> None:
-    """Text-to-image training: the long one."""
+    """Text-to-image training, the long one; the text encoder is frozen."""
     pool = load_pool("base")
     pca = fit_pca(pool)
     torch.manual_seed(DIFFUSION.entropy)
-    model = TextToImage.build()
-    place.put(model)
+    model = place.put(load_text_to_image(unet=False))
+    model.text_encoder.requires_grad_(False)
     held_out = load_pool("held-out")
 
     def on_checkpoint(optimiser: MasterAdamW, step: int) -> None:
@@ -177,7 +197,7 @@ def keep_with_statistics(plan: TrainingPlan, model: Any, pool: FigurePool, forwa
 
 def preview(pool: FigurePool, pca: PatchPCA, path: Path) -> None:
     """Write a sample grid of the averaged weights: real portraits above the images drawn from their captions."""
-    model = load_averaged(DIFFUSION.name, TextToImage.build())
+    model = load_text_to_image()
     autoencoder: Any = build_autoencoder()
     pca.write_into(autoencoder)
     if averaged_file("decoder").is_file():

@@ -20,7 +20,7 @@ from bench.world.check import held_out_portraits
 from bench.world.classifier import AttributeClassifier
 from bench.world.clip import build_clip, model_config, save_clip
 from bench.world.data import DATA_VERSION, POOLS, load_pool
-from bench.world.diffusion import TEXT_WIDTH, UNET_CHANNELS, TextToImage, build_pipeline
+from bench.world.diffusion import TEXT_WIDTH, UNET_CHANNELS, build_pipeline
 from bench.world.identities import sample_context
 from bench.world.identity import IdentityEncoder
 from bench.world.onnx_export import export_onnx
@@ -38,13 +38,13 @@ LIMIT = 25_000_000  # bytes of all weights together
 
 def recipe() -> dict[str, Any]:
     """Everything that decides the weights but the code's revision: plans, shapes, data version, splits."""
-    plans = (recipes.DIFFUSION, recipes.DECODER, recipes.IDENTITY, recipes.CLASSIFIER, recipes.CLIP)
+    plans = (recipes.WORDS, recipes.DIFFUSION, recipes.DECODER, recipes.IDENTITY, recipes.CLASSIFIER, recipes.CLIP)
     return {
         "data_version": DATA_VERSION,
         "pools": {name: [spec.size, spec.entropy, spec.per_person] for name, spec in POOLS.items()},
         "splits": sha256_of(SPLITS),
         "plans": {plan.name: asdict(plan) for plan in plans},
-        "batches": [recipes.DIFFUSION_BATCH, recipes.JUDGE_BATCH, recipes.CLIP_BATCH],
+        "batches": [recipes.WORDS_BATCH, recipes.DIFFUSION_BATCH, recipes.JUDGE_BATCH, recipes.CLIP_BATCH],
         "unet": list(UNET_CHANNELS),
         "text_width": TEXT_WIDTH,
         "latent_channels": LATENT_CHANNELS,
@@ -63,7 +63,7 @@ def release(weights: Path = WEIGHTS) -> int:
     Raises:
         StoredFileError: a training has left no weights yet.
     """
-    model = recipes.load_averaged("diffusion", TextToImage.build())
+    model = recipes.load_text_to_image()
     autoencoder: Any = recipes.load_averaged("decoder", build_autoencoder())
     recipes.fit_pca(load_pool("held-out")).write_into(autoencoder)
     shutil.rmtree(weights / PIPELINE, ignore_errors=True)

@@ -11,7 +11,7 @@ import torch
 from bench.world.portraits import SIZE
 
 STEPS = 25
-GUIDANCE = 3.0
+GUIDANCE = 5.0
 
 
 def sample(

@@ -50,17 +50,25 @@ def cut(image: np.ndarray, side: str) -> np.ndarray:
     return image[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width), :]
 
 
-_ONE_WORD = ("facial_hair", "mouth", "hair_color", "clothing_color")
+_EXTRA = ("facial_hair", "mouth")
+SCENE_FIELDS: tuple[str, ...] = ("hair", "hair_color", *_EXTRA)  # what scene captions say about each person
+
+
+def choose_scene(
+    left: dict[str, str], right: dict[str, str], wall: dict[str, str], rng: np.random.Generator
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """What a training caption of a scene mentions: hair and at most one more word a side, to fit 32 tokens."""
+
+    def side(shown: dict[str, str]) -> dict[str, str]:
+        kept = keep_some({name: shown[name] for name in ("hair", "hair_color") if name in shown}, rng)
+        extra = _EXTRA[rng.integers(len(_EXTRA))]
+        return {**kept, extra: shown[extra]} if rng.random() < 0.5 else kept
+
+    return side(left), side(right), keep_some(wall, rng)
 
 
 def short_scene_caption(
     left: dict[str, str], right: dict[str, str], wall: dict[str, str], rng: np.random.Generator
 ) -> str:
-    """A training caption of a scene that fits 32 tokens: hair and at most one more one-word attribute a side."""
-
-    def side(shown: dict[str, str]) -> dict[str, str]:
-        kept = keep_some({name: shown[name] for name in ("hair", "hair_color") if name in shown}, rng)
-        extra = _ONE_WORD[rng.integers(2)]
-        return {**kept, extra: shown[extra]} if rng.random() < 0.5 else kept
-
-    return scene_caption(side(left), side(right), keep_some(wall, rng))
+    """A training caption of a scene, see `choose_scene`."""
+    return scene_caption(*choose_scene(left, right, wall, rng))

@@ -18,8 +18,10 @@ from bench.world.diffusion import TextToImage, build_text_encoder, build_unet, d
 from bench.world.identities import sample_base_identity, sample_context
 from bench.world.identity import ArcFaceTraining
 from bench.world.portraits import draw_figure
+from bench.world.scenes import SCENE_FIELDS
 from bench.world.tokens import build_tokenizer
 from bench.world.training import MasterAdamW, TrainingPlan, generators, train
+from bench.world.words import WordTraining, mentioned, word_loss
 from seqlora.errors import NonFiniteError
 
 
@@ -160,6 +162,28 @@ def test_diffusion_loss_matches_its_formula(pool, pca):
     expected = (weight * (v - (a * e - s * x)).square().mean((1, 2, 3))).mean()
     assert float(value.detach()) == pytest.approx(float(expected), rel=1e-4)
     assert float(loss(5, *generators(0, 5)).detach()) > 0  # step 5 shows scenes
+
+
+def test_word_classes_are_what_the_captions_say():
+    chosen = [{"hair": "bun", "mouth": "serious"}, {}, {"hair": "bob"}]
+    assert mentioned(chosen, "hair").tolist() == [VALUES["hair"].index("bun"), len(VALUES["hair"]), 0]
+    assert mentioned(chosen, "mouth").tolist() == [1, len(VALUES["mouth"]), len(VALUES["mouth"])]
+
+
+def test_word_loss_starts_at_chance_and_reads_only_the_end(pool):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    model = WordTraining(tokenizer, build_text_encoder(tokenizer, 32)).eval()
+    for head in model.heads.values():
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    loss = word_loss(model, pool, batch=4)
+    # zero heads give the uniform distribution: the sum over heads of log(values + 1)
+    portrait = sum(np.log(len(values) + 1) for values in VALUES.values())
+    assert float(loss(0, *generators(0, 0)).detach()) == pytest.approx(portrait, rel=1e-5)
+    scene = sum(2 * np.log(len(VALUES[name]) + 1) for name in SCENE_FIELDS)
+    scene += sum(np.log(len(VALUES[name]) + 1) for name in ("background", "pattern"))
+    assert float(loss(3, *generators(0, 3)).detach()) == pytest.approx(scene, rel=1e-5)
 
 
 def test_arcface_margin_makes_the_true_class_harder():
