@@ -152,8 +152,8 @@ def spread(
     """Bases that overlap as little as possible: orthogonal within capacity, of least frame potential past it.
 
     Past capacity, Riemannian gradient descent on the frame potential tr(S^2), S = sum_i A_i^T A_i, from a random
-    start. It reaches `welch_floor` wherever a tight fusion frame exists (all T r >= 2n; just past capacity some
-    shapes have none, e.g. two planes in three dimensions must share a line). Cost: O(T r n^2) an iteration.
+    start. It reaches `welch_floor` wherever a tight fusion frame exists; some shapes, mostly just past capacity, have
+    none (two planes in three dimensions must share a line; Casazza et al. 2011 say which). Cost: O(T r n^2) an iteration.
 
     Args:
         n: width of the layer.

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from seqlora.errors import BadInputError, SeqLoRAError
 from seqlora.files import write_json
@@ -40,7 +41,8 @@ def check(
     chosen = ledger.select(claims or [])
     if json is not None and json.is_dir():
         raise BadInputError(f"--json {json} is a folder; give the name of a file")
-    with Watch(len(chosen)) as watch:
+    # One BLAS thread: two fight over small matrices, and QR and SVD differ bitwise with the number of threads.
+    with Watch(len(chosen)) as watch, threadpool_limits(1):
         results = ledger.run(chosen, layers, cast(Suite, suite), seed, watch)
     changed = ledger.changes(results, ledger.expected_kinds(layers))
     if json is not None:

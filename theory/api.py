@@ -49,8 +49,8 @@ class BoundCheck:
     def holds(self) -> bool:
         """Whether the inequality held, within tolerance or within the allowed number of violations."""
         if self.delta is not None:
-            return self.violations <= self.allowed_violations
-        return self.lhs <= self.rhs + self.tolerance
+            return bool(self.violations <= self.allowed_violations)
+        return bool(self.lhs <= self.rhs + self.tolerance)
 
     @property
     def slack(self) -> float:

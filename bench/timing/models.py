@@ -16,7 +16,7 @@ RANK = 4
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def unet() -> UNet2DConditionModel:
+def unet() -> nn.Module:
     """A Stable-Diffusion-shaped UNet whose narrowest adapted layer, 256 wide, holds 60 concepts of rank 4."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
