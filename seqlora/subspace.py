@@ -153,7 +153,8 @@ def spread(
 
     Past capacity, Riemannian gradient descent on the frame potential tr(S^2), S = sum_i A_i^T A_i, from a random
     start. It reaches `welch_floor` wherever a tight fusion frame exists; some shapes, mostly just past capacity, have
-    none (two planes in three dimensions must share a line; Casazza et al. 2011 say which). Cost: O(T r n^2) an iteration.
+    none (two planes in three dimensions must share a line; Casazza et al. 2011 say which).
+    Cost: O(T r n^2) an iteration.
 
     Args:
         n: width of the layer.
