@@ -53,7 +53,7 @@ class Denoiser(nn.Module):
     def __init__(self, pipeline: Any, bfloat16: bool = False) -> None:
         super().__init__()
         self.unet, self.text_encoder = pipeline.unet, pipeline.text_encoder
-        self.bfloat16 = bfloat16
+        self.mixed = bfloat16
         self.predicts = str(pipeline.scheduler.config.prediction_type)
         if self.predicts not in ("epsilon", "v_prediction"):
             raise BadInputError(f"the scheduler predicts {self.predicts!r}; 'epsilon' and 'v_prediction' are known")
@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
 
     def precision(self) -> AbstractContextManager[Any]:
         """Mixed precision if it was asked for."""
-        if not self.bfloat16:
+        if not self.mixed:
             return nullcontext()
         return torch.autocast(self.signal.device.type, dtype=torch.bfloat16)
 
@@ -79,8 +79,9 @@ class Denoiser(nn.Module):
         return self.signal[t][:, None, None, None], self.deviation[t][:, None, None, None]
 
 
-def diffusion_loss(model: Denoiser, batch: Batch) -> Tensor:
-    """Mean weighted loss of a batch (over the mask, where there is one)."""
+def diffusion_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean weighted loss of a batch (over the mask, where there is one); `model` is a `Denoiser`."""
+    assert isinstance(model, Denoiser)
     a, s = model._levels(batch.t)
     target = batch.noise if model.predicts == "epsilon" else a * batch.noise - s * batch.latents
     error = (model(batch) - target).square()

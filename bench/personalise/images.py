@@ -82,12 +82,12 @@ def load_folder(
     images = np.stack([read_image(path, size) for path in files])
     captions = tuple(_captions(path, templates) for path in files[:split])
     masks = [folder / "mask" / f"{path.stem}.png" for path in files[:split]]
-    kept = None
+    kept: NDArray[np.float32] | None = None
     if any(path.is_file() for path in masks):
         missing = [path for path in masks if not path.is_file()]
         if missing:
             raise BadInputError(f"mask {missing[0]} is missing; give every training image a mask, or none")
-        kept = np.stack([read_image(path, size)[..., 0] for path in masks]).astype(np.float32) / 255
+        kept = (np.stack([read_image(path, size)[..., 0] for path in masks]) / 255).astype(np.float32)
     return ConceptImages(folder.name, class_word, images[:split], captions, images[split:], kept)
 
 

@@ -76,7 +76,7 @@ class Training:
             "what": dict(what),
             "base": self.base,
             "concepts": [_digest(concept) for concept in self.concepts],
-            "seeds": [(list(np.atleast_1d(s.entropy).astype(object)), list(s.spawn_key)) for s in self.seeds],
+            "seeds": [(np.asarray(s.entropy, dtype=object).tolist(), list(s.spawn_key)) for s in self.seeds],
             "budget": asdict(self.budget),
         }
         text = json.dumps(key, sort_keys=True, default=int)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +60,6 @@ class LayerSums:
         return squares / (max(self.rows, 1) * len(self.N))
 
 
-Solver = Callable[[str, LayerSums], Tensor]
-
-
 def solve_exactly(layer: str, sums: LayerSums) -> Tensor:
     """Minimiser of least norm, `N G⁺`: eigenvalues below n u of the largest count as zero. O(n³)."""
     values, U = torch.linalg.eigh(sums.G)
@@ -73,7 +69,7 @@ def solve_exactly(layer: str, sums: LayerSums) -> Tensor:
 
 
 def solve_by_lbfgs(layer: str, sums: LayerSums) -> Tensor:
-    """As in the official code: from the base weight, 500 iterations for text layers, 50 for others; the best is kept."""
+    """As in the official code: from the base weight, 500 iterations for text layers and 50 for others; the best."""
     update = torch.zeros_like(sums.N, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [update],
@@ -105,7 +101,6 @@ class Fusion(ImageMethod):
 
     name = "fusion"
     pretty_name = "gradient fusion of plain LoRA, solved exactly (Mix-of-Show's objective)"
-    solve: ClassVar[Solver] = staticmethod(solve_exactly)
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
@@ -122,6 +117,10 @@ class Fusion(ImageMethod):
                 empty = LayerSums(torch.zeros(n, n, dtype=torch.float64), torch.zeros(m, n, dtype=torch.float64))
                 sums.setdefault(layer, empty).add(update, moments[layer])
             yield {layer: self.solve(layer, known).float() for layer, known in sums.items()}
+
+    def solve(self, layer: str, sums: LayerSums) -> Tensor:
+        """The fused update of a layer, (m, n)."""
+        return solve_exactly(layer, sums)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,10 @@ class FusionLBFGS(Fusion):
 
     name = "fusion-lbfgs"
     pretty_name = "gradient fusion of plain LoRA by LBFGS (Mix-of-Show)"
-    solve: ClassVar[Solver] = staticmethod(solve_by_lbfgs)
+
+    def solve(self, layer: str, sums: LayerSums) -> Tensor:
+        """See `Fusion.solve`."""
+        return solve_by_lbfgs(layer, sums)
 
 
 @torch.no_grad()
