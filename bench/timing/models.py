@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ RANK = 4
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def unet() -> nn.Module:
+def unet() -> Any:
     """A Stable-Diffusion-shaped UNet whose narrowest adapted layer, 256 wide, holds 60 concepts of rank 4."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
