@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from seqlora.subspace import complement, project_out, retract_qr
 from theory import energy, sample_size
@@ -17,6 +16,7 @@ from theory.layers.base import Array, Layer
 from theory.layers.synthetic import layer as synthetic_layer
 from theory.learned import as_columns, split_windows
 from theory.stattest import check_mean
+from theory.task import within
 from theory.tolerance import eigenvalue
 from theory.verdicts import judge
 
@@ -40,12 +40,13 @@ class Effort:
     small_trials: int  # Haar bases a small shape
     draws: int  # data sets a sample size
     bounded: int  # of them with the excess bound
+    entries: int  # n^2 of all layers together
 
 
 EFFORT = {
-    "smoke": Effort(trials=400, small_trials=50_000, draws=100, bounded=3),
-    "ci": Effort(trials=1_000, small_trials=400_000, draws=100, bounded=5),
-    "full": Effort(trials=20_000, small_trials=4_000_000, draws=1_000, bounded=25),
+    "smoke": Effort(trials=400, small_trials=50_000, draws=100, bounded=3, entries=2 * 384**2),
+    "ci": Effort(trials=1_000, small_trials=400_000, draws=100, bounded=5, entries=16 * 1536**2),
+    "full": Effort(trials=20_000, small_trials=4_000_000, draws=1_000, bounded=25, entries=100 * 4096**2),
 }
 
 
@@ -71,12 +72,20 @@ class ResidualEnergy(Claim):
         effort = EFFORT[suite]
         tables: Tables = {"residual_energy": [], "sample_size": []}
         checks = _frozen_law(effort, rng)
-        for layer in layers:
+        chosen = within(layers, effort.entries)
+        for layer in chosen:
             study = LayerStudy.of(layer, rng)
             checks += study.optimum(rng) + study.held_out(tables) + study.frozen(effort, tables, rng)
             checks += study.interlacing() + _sample_size(layer, study.rank, effort, tables, rng)
         checks += _controls(rng)
-        return ClaimResult(self.id, source, judge(checks), _evidence(tables), tuple(checks), tables)
+        return ClaimResult(
+            self.id,
+            source,
+            judge(checks),
+            f"{len(chosen)} of {len(layers)} layers. {_evidence(tables)}",
+            tuple(checks),
+            tables,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class LayerStudy:
         S, past, concept = self.held[index], self.past(index), self.layer.concepts[index]
         taken = len(past)
         # the p zeros of the past are not part of the complement
-        eigenvalues = np.sort(scipy.linalg.eigvalsh(energy.restricted(S, past)))[taken:]
+        eigenvalues: Array = np.sort(np.linalg.eigvalsh(energy.restricted(S, past)))[taken:]
         measured = float(np.trace(S)) - haar_reads(eigenvalues, self.rank, effort.trials, rng)
         mean, variance = energy.frozen_residual_energy(S, self.rank, past)
         for row in tables["residual_energy"]:
