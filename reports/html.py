@@ -99,6 +99,7 @@ def page(results: Results, figures: Sequence[Drawn], tables: Sequence[Table], mi
         lstrip_blocks=True,
     )
     environment.filters["mathml"] = mathml
+    environment.filters["pieces"] = ledger.pieces
     strips, left_out = gallery.strips(results)
     rows = ledger.rows(results)
     return environment.get_template("page.html").render(

@@ -122,6 +122,16 @@ def summary(ledger: Sequence[Row]) -> list[str]:
     return lines
 
 
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """Split running text into words and LaTeX, which is any word with a backslash, `^` or `_{` in it."""
+    found: list[tuple[str, bool]] = []
+    for word in text.split(" "):
+        body = word.rstrip(",;:")
+        latex = any(mark in body for mark in ("\\", "^", "_{"))
+        found += [(body, True), (word[len(body) :] + " ", False)] if latex else [(word + " ", False)]
+    return found
+
+
 def changes(results: Results) -> list[str]:
     """Verdicts that came out otherwise than this revision expects."""
     return [f"Verdict changed: {line}." for line in results.changed]
@@ -147,7 +157,8 @@ def to_markdown(results: Results) -> str:
     lines += ["", "### What the claims say", ""]
     for row in ledger:
         if row.statement:
-            given = "; ".join(row.assumptions)
+            words = pieces("; ".join(row.assumptions))
+            given = "".join(f"$`{word}`$" if latex else word for word, latex in words).rstrip()
             lines += [f"- **{row.claim}** ({ORIGINS[row.origin]}): $`{row.statement}`$. Assumes: {given}."]
     return "\n".join(lines) + "\n"
 

@@ -179,6 +179,8 @@ def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str
             origin[key] = path
             claims.append(claim)
             suites[claim.layers] = ledger.suite
+    order = list(COMMANDS)
+    claims.sort(key=lambda claim: order.index(claim.layers) if claim.layers in order else len(order))
     return claims, suites, changed
 
 

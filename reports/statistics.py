@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from reports.frames import groups
+
 LEVEL = 0.95
 
 
@@ -62,7 +64,7 @@ def intervals(values: pd.DataFrame, by: list[str] | None = None) -> pd.DataFrame
     """Intervals over seeds and orders, one row a task, method and number of concepts, in the order of the table."""
     rows = []
     keys = by or AXES
-    for key, group in values.groupby(keys, sort=False, dropna=False):
+    for key, group in groups(values, keys):
         found = t_interval(group.value)
         rows.append({**dict(zip(keys, key, strict=True)), "mean": found.mean, "low": found.low, "high": found.high,
                      "replications": found.count})  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#646b73", "#d9dde2", "#ffffff"
@@ -148,7 +149,7 @@ def styled() -> Iterator[None]:
     """Our settings, on top of matplotlib's own defaults and not of the user's."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(RC)
+        mpl.rcParams.update(RC)  # type: ignore[arg-type]
         yield
 
 
@@ -158,8 +159,7 @@ def panels(
     *,
     columns: int = 3,
     height: float = 2.3,
-    sharex: bool | str = False,
-    sharey: bool | str = False,
+    sharey: bool = False,
     extra: float = 0.35,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, one column of them on a phone.
@@ -169,7 +169,6 @@ def panels(
         narrow: for a phone.
         columns: most columns on a page.
         height: inches a row.
-        sharex: as in `Figure.subplots`.
         sharey: as in `Figure.subplots`.
         extra: inches for the headline and a legend.
     """
@@ -177,7 +176,7 @@ def panels(
     rows = ceil(count / across)
     figure = Figure(figsize=(NARROW if narrow else WIDE, rows * height + extra))
     FigureCanvasAgg(figure)
-    grid = np.atleast_1d(figure.subplots(rows, across, sharex=sharex, sharey=sharey, squeeze=False)).ravel()
+    grid = np.atleast_1d(figure.subplots(rows, across, sharey=sharey, squeeze=False)).ravel()
     for axes in grid[count:]:
         axes.remove()
     return figure, list(grid[:count])
@@ -190,13 +189,15 @@ def headline(figure: Figure, text: str) -> None:
     figure.suptitle(wrapped, x=0.008, ha="left", fontsize=9.5 if narrow else 10.5, fontweight="bold")
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 4) -> None:
-    """One legend for all panels, under them; a label that comes twice is shown once."""
-    narrow = figure.get_figwidth() < 5
-    once = dict(zip(reversed(labels), reversed(handles), strict=True))
-    labels = list(dict.fromkeys(labels))
-    handles = [once[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower left", ncols=min(2 if narrow else columns, len(labels)))
+def legend_below(figure: Figure, panels: Sequence[Axes], columns: int = 4, handles: Sequence[Line2D] = ()) -> None:
+    """One legend for all panels, under them; a label that comes twice is shown once, `handles` come last."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(str(label), handle)
+    found.update({str(handle.get_label()): handle for handle in handles})
+    across = min(2 if figure.get_figwidth() < 5 else columns, len(found))
+    figure.legend(list(found.values()), list(found), loc="outside lower left", ncols=across)
 
 
 def plain_ticks(axes: Axes, axis: str) -> None:
@@ -211,10 +212,22 @@ def plain_ticks(axes: Axes, axis: str) -> None:
     scale.set_major_formatter("{x:g}")
 
 
-def zero_rate(axes: Axes, x: Any, upper: Any, look: Look) -> None:
-    """No event was seen: an arrow down from the exact upper limit, because the rate is not zero."""
-    style = {"color": look.colour, "marker": look.marker, "mfc": look.face, "linestyle": "none"}
-    axes.errorbar(x, upper, yerr=np.asarray(upper) * 0.45, uplims=True, capsize=0, elinewidth=1, **style)
+def points(look: Look) -> dict[str, Any]:
+    """Keywords of `plot` and `errorbar` for markers without a line."""
+    return {"color": look.colour, "marker": look.marker, "mfc": look.face, "linestyle": "none"}
+
+
+def zero_rate(axes: Axes, x: Any, y: Any, look: Look, horizontal: bool = False) -> None:
+    """No event was seen: an arrow towards zero from the exact upper limit, because the rate is not zero."""
+    length = 0.45 * np.asarray(x if horizontal else y)
+    limit: dict[str, Any] = {"xerr": length, "xuplims": True} if horizontal else {"yerr": length, "uplims": True}
+    axes.errorbar(x, y, **limit, capsize=0, elinewidth=1, **points(look))
+
+
+def named(source: str, layer: str, most: int = 36) -> str:
+    """A layer's name, after that of its model unless it is synthetic."""
+    model = "" if source == "synthetic" else f"{source.removeprefix('hf:').rstrip('/').rpartition('/')[2]} "
+    return model + short(layer, most - len(model))
 
 
 def short(layer: str, most: int = 36) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.metrics import METRICS
 from reports.figures.method_comparison import HEADLINES
+from reports.frames import each, groups
 from reports.sources import Results
 from reports.statistics import mean_values, paired_difference, replications, t_interval, timings
 from reports.style import in_order
@@ -129,7 +130,7 @@ def difference_table(results: Results, reference: str = "seqlora") -> Table | No
     difference = paired_difference(replications(cells, metric, "final"), reference)
     sign = 1 if METRICS[metric].orientation == "lower" else -1
     rows = []
-    for row in difference[difference.method != reference].itertuples():
+    for row in each(difference[difference.method != reference]):
         low, high = sorted((sign * row.low, sign * row.high))
         verdict = "better than SeqLoRA" if high < 0 else "worse than SeqLoRA" if low > 0 else "not told apart"
         verdict = verdict if row.replications > 1 else "one seed"
@@ -155,7 +156,7 @@ def smallest_rank(results: Results) -> Table | None:
         return None
     keys = ["source", "layer"]
     rows = []
-    for (source, layer), group in data.groupby(keys, sort=False):
+    for (source, layer), group in groups(data, keys):
         first = group.iloc[0]
         rows.append((text(source), text(str(layer)), number(first.decay), number(first["rank"]),
                      number(first.ratio), number(first.get("ratio_measured")), number(first.rank_star)))  # fmt: skip
@@ -205,7 +206,7 @@ def not_done(results: Results) -> Table:
     cells = results.cells[results.cells.kind == "status"]
     rows = [
         (text(f"{row.task} {row.method} T={row.n_concepts} seed={row.seed}"), text(row.status), text(row.item))
-        for row in cells.itertuples()
+        for row in each(cells)
     ]
     note = "A failed cell is a result; it is never run again with another seed."
     return Table("not-done", "Cells that failed or were skipped", note, ("cell", "status", "reason"), rows, frozenset())

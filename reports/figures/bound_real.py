@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct, groups
 from reports.sources import Results
-from reports.style import BLUE, INK, RED, Look, headline, legend_below, panels, short
+from reports.style import BLUE, INK, RED, Look, headline, legend_below, named, panels, points, zero_rate
 
 COLUMNS = ["source", "layer", "form", "delta", "windows", "violations", "rate", "lower", "upper"]
 FORMS = {
@@ -24,8 +25,10 @@ def select(results: Results) -> pd.DataFrame:
 
 def describe(data: pd.DataFrame) -> str:
     """On how many layers each form is broken (the interval of a rate lies above its delta)."""
-    layers = data.assign(broken=data.lower > data.delta).groupby(["form", "source", "layer"]).broken.any()
-    count = {form: f"{int(layers[form].sum())} of {len(layers[form])}" for form in FORMS if form in layers.index}
+    count = {}
+    for form, part in groups(data, "form"):
+        broken = [bool((layer.lower > layer.delta).any()) for _, layer in groups(part, ["source", "layer"])]
+        count[form] = f"{sum(broken)} of {len(broken)}"
     return " and ".join(
         f"{'the' if index else 'The'} {form} form is broken on {text} layers"
         for index, (form, text) in enumerate(count.items())
@@ -35,7 +38,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a delta, one row a layer."""
     deltas = sorted(data.delta.unique(), reverse=True)
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     figure, axes = panels(len(deltas), narrow, columns=3, height=0.55 + 0.27 * len(layers), sharey=True, extra=0.8)
     floor = min(
         data.upper[data.violations == 0].min() * 0.4, data.delta.min() * 0.5, data.rate[data.rate > 0].min() / 2
@@ -45,23 +48,21 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         for form, style in FORMS.items():
             _series(panel, data[(data.delta == delta) & (data.form == form)], layers, style)
         panel.set(xscale="log", xlim=(floor, 1), title=f"δ = {delta:g}", xlabel="share above the bound")
-        panel.set_yticks(range(len(layers)), [short(layer) for _, layer in layers])
+        panel.set_yticks(range(len(layers)), [named(*key) for key in layers])
         panel.set_ylim(len(layers) - 0.4, -0.6)
         panel.grid(False, axis="y")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels, 3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 
 
 def _series(panel: Axes, rows: pd.DataFrame, layers: list[tuple[str, str]], style: Look) -> None:
     place = rows.apply(lambda row: layers.index((row.source, row.layer)), axis=1) + (0.14 if style.hollow else -0.14)
-    common = {"color": style.colour, "marker": style.marker, "mfc": style.face, "linestyle": "none"}
     seen, unseen = rows.violations > 0, rows.violations == 0
     spread = [(rows.rate - rows.lower)[seen], (rows.upper - rows.rate)[seen]]
-    panel.errorbar(rows.rate[seen], place[seen], xerr=spread, elinewidth=1, label=style.label, **common)
-    limit = rows.upper[unseen]
-    panel.errorbar(limit, place[unseen], xerr=limit * 0.45, xuplims=True, capsize=0, elinewidth=1, **common)
+    panel.errorbar(rows.rate[seen], place[seen], xerr=spread, elinewidth=1, label=style.label, **points(style))
+    if unseen.any():
+        zero_rate(panel, rows.upper[unseen], place[unseen], style, horizontal=True)
 
 
 FIGURE = FigureSpec(

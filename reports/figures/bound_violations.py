@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
 from reports.sources import Results
-from reports.style import FAMILIES, INK, cycled, headline, legend_below, panels, short, zero_rate
+from reports.style import FAMILIES, INK, cycled, headline, legend_below, panels, points, short, zero_rate
 
 COLUMNS = [
     "source",
@@ -35,10 +35,8 @@ def describe(data: pd.DataFrame) -> str:
     broken = data.assign(broken=data.lower > data.delta).groupby("family", sort=False).broken.any()
     kept = [_name(name) for name, bad in broken.items() if not bad]
     lost = [_name(name) for name, bad in broken.items() if bad]
-    says = [f"The bound holds on {', '.join(kept)}"] if kept else []
-    says += (
-        [f"it is broken on {', '.join(lost)}" if kept else f"The bound is broken on {', '.join(lost)}"] if lost else []
-    )
+    says = [f"The bound holds on {_and(kept)}"] if kept else []
+    says += [f"it is broken on {_and(lost)}" if kept else f"The bound is broken on {_and(lost)}"] if lost else []
     return "; ".join(says)
 
 
@@ -60,8 +58,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         panel.set_xticks(deltas, [f"{delta:g}" for delta in deltas])
         panel.minorticks_off()
     axes[0].set_ylabel("share of trials with F above the bound")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels, 3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 
@@ -69,11 +66,14 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
 def _series(panel: Axes, rows: pd.DataFrame, family: str, index: int, shift: float) -> None:
     style = FAMILIES.get(family) or cycled(family, index)
     seen, unseen = rows[rows.violations > 0], rows[rows.violations == 0]
-    common = {"color": style.colour, "marker": style.marker, "mfc": style.face, "linestyle": "none"}
     spread = [seen.rate - seen.lower, seen.upper - seen.rate]
-    panel.errorbar(seen.delta * shift, seen.rate, yerr=spread, label=style.label, elinewidth=1, **common)
+    panel.errorbar(seen.delta * shift, seen.rate, yerr=spread, label=style.label, elinewidth=1, **points(style))
     if len(unseen):
         zero_rate(panel, unseen.delta * shift, unseen.upper, style)
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _name(family: object) -> str:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import each
 from reports.sources import Results
 from reports.style import BLUE, GREEN, INK, RED, headline, legend_below, panels, plain_ticks
 
@@ -30,9 +31,9 @@ def describe(data: pd.DataFrame) -> str:
     narrow = sorted({int(width) for width in account.width[account.capacity < account.concepts]})
     text = f"Spread bases reach the Welch floor to {max(excess, 0):.0e}"
     if narrow:
-        widths = " and ".join(str(width) for width in narrow)
+        widths = ", ".join(str(width) for width in narrow)
         asked = account.iloc[0]
-        text += f"; {asked.concepts:.0f} concepts of rank {asked['rank']:.0f} do not fit into width {widths}"
+        text += f"; {asked.concepts:.0f} concepts of rank {asked['rank']:.0f} do not fit into widths {widths}"
     return text
 
 
@@ -43,8 +44,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     _overlaps(axes[0], overlaps)
     if len(account):
         _account(axes[1], account)
-    found = [entry for panel in axes for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
-    legend_below(figure, *zip(*found, strict=True), columns=3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 
@@ -71,7 +71,7 @@ def _overlaps(panel: Axes, data: pd.DataFrame) -> None:
 def _account(panel: Axes, data: pd.DataFrame) -> None:
     data = data.sort_values(["layer", "width"], kind="stable")
     concepts = int(data.concepts.iloc[0])
-    for place, row in enumerate(data.itertuples()):
+    for place, row in enumerate(each(data)):
         enough = row.capacity >= row.concepts
         label = "all concepts fit" if enough else "they do not fit"
         panel.barh(place, row.capacity, color=BLUE if enough else RED, height=0.6, label=label)
@@ -79,9 +79,7 @@ def _account(panel: Axes, data: pd.DataFrame) -> None:
     panel.set(xscale="log", xlabel=f"concepts of rank {int(data['rank'].iloc[0])} that fit", title="Capacity by width")
     panel.set_xlim(5, data.capacity.max() * 2)
     plain_ticks(panel, "x")
-    panel.set_yticks(
-        range(len(data)), [f"{row.layer}, {row.width:.0f}: {row.capacity:.0f}" for row in data.itertuples()]
-    )
+    panel.set_yticks(range(len(data)), [f"{row.layer}, {row.width:.0f}: {row.capacity:.0f}" for row in each(data)])
     panel.set_ylim(len(data) - 0.4, -0.6)
     panel.grid(False, axis="y")
 

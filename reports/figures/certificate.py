@@ -58,8 +58,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         panel.set(xscale="log", yscale="log", title=f"{source} ({part.layer.nunique()} layers)")
         panel.set_xlabel("realised forgetting F, 95 % quantile")
     axes[0].set_ylabel("certified or bounded F")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels, 2)
+    legend_below(figure, axes, 2)
     headline(figure, describe(data))
     return figure
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures.api import FigureSpec
+from reports.frames import groups
 from reports.sources import Results
 from reports.style import BLUE, GREEN, INK, RED, headline, legend_below, panels
 
@@ -66,24 +67,30 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         Line2D([], [], color=RED, label="hypergradient error"),
         Line2D([], [], color=INK, linestyle=":", label="its bound c ρᵏ"),
     ]
-    legend_below(figure, handles, [str(handle.get_label()) for handle in handles], 3)
+    legend_below(figure, [], 3, handles)
     headline(figure, describe(data))
     return figure
 
 
 def _runs(panel: Axes, data: pd.DataFrame) -> None:
-    for (_, _, _, rule), run in data.groupby(["source", "layer", "start", "rule"], sort=False):
+    for (_, _, _, rule), run in groups(data, ["source", "layer", "start", "rule"]):
         colour = RULES.get(str(rule), (INK, ""))[0]
         visible = run[run.value > EPSILON]
         panel.plot(visible.step + 1, visible.value, color=colour, linewidth=0.9, alpha=0.7)
 
 
 def _inner(panel: Axes, data: pd.DataFrame) -> None:
-    for _, run in data.groupby(["source", "layer"], sort=False):
+    for _, run in groups(data, ["source", "layer"]):
         visible = run[run.value > EPSILON]
         panel.plot(visible.step, visible.value, color=RED, linewidth=0.9, alpha=0.7)
         panel.plot(run.step, run.bound, color=INK, linewidth=0.7, linestyle=":", alpha=0.8)
-    panel.set(yscale="log", xlabel="K, inner steps on B", ylabel="hypergradient error / first", title="Inner steps")
+    panel.set(
+        yscale="log",
+        ylim=(EPSILON / 10, None),
+        xlabel="K, inner steps on B",
+        ylabel="hypergradient error / first",
+        title="Inner steps",
+    )
 
 
 FIGURE = FigureSpec(

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct, groups
 from reports.sources import Results
-from reports.style import BLUE, GREEN, INK, SKY, Look, cycled, headline, legend_below, panels, short
+from reports.style import BLUE, GREEN, INK, SKY, Look, cycled, headline, legend_below, named, panels
 
 COLUMNS = ["source", "layer", "label", "gamma", "adaptation", "forgetting", "shortfall"]
 FRONTIER = "frontier"
@@ -39,16 +40,15 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a layer."""
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     figure, axes = panels(len(layers), narrow, columns=4, height=1.9, extra=1.0)
     for panel, (source, layer) in zip(axes, layers, strict=True):
         _panel(panel, data[(data.source == source) & (data.layer == layer)])
-        panel.set_title(short(layer, 32), fontsize=8)
+        panel.set_title(named(source, layer, 30), fontsize=8)
     for panel in axes[:: 1 if narrow else 4]:
         panel.set_ylabel("adaptation")
     axes[-1].set_xlabel("forgetting")
-    found = axes[0].get_legend_handles_labels()
-    legend_below(figure, *found, columns=3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 
@@ -57,9 +57,11 @@ def _panel(panel: Axes, data: pd.DataFrame) -> None:
     curve = data[data.label == FRONTIER].sort_values("forgetting")
     panel.plot(curve.forgetting, curve.adaptation, color=INK, linewidth=1.3, label="frontier over γ")
     points = data[data.label != FRONTIER]
-    for index, ((label, gamma), part) in enumerate(points.groupby(["label", "gamma"], sort=False)):
+    for index, ((label, gamma), part) in enumerate(groups(points, ["label", "gamma"])):
         style = LOOKS.get(str(label)) or cycled(str(label), index)
-        panel.plot(part.forgetting, part.adaptation, linestyle="none", color=style.colour, mfc=style.face,
+        # A hollow marker rings a filled one in the same place.
+        face, size = ("none", 8.5) if style.hollow else (style.colour, 5)
+        panel.plot(part.forgetting, part.adaptation, linestyle="none", color=style.colour, mfc=face, markersize=size,
                    marker="o" if gamma == 0 else "P", label=f"{style.label}, γ = {gamma:g}")  # fmt: skip
     panel.set(xscale="log", ylim=(0, data.adaptation.max() * 1.1))
 

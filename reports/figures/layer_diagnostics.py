@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct
 from reports.sources import Results
-from reports.style import BLUE, INK, headline, panels, plain_ticks, short
+from reports.style import BLUE, INK, headline, named, panels, plain_ticks
 
 QUANTITIES = {
     "kappa2": ("κ², directional proxy", "log", 1.0),
@@ -40,7 +41,7 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a quantity, one row a layer, one dot a concept."""
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     place = [layers.index(key) for key in zip(data.source, data.layer, strict=True)]
     height = 0.6 + 0.2 * len(layers)
     figure, axes = panels(len(QUANTITIES), narrow, columns=3, height=height, sharey=True, extra=0.5)
@@ -51,7 +52,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         if reference is not None:
             panel.axvline(reference, color=INK, linewidth=1, linestyle="--")
         panel.set(xscale=scale, title=label)
-        panel.set_yticks(range(len(layers)), [short(layer) for _, layer in layers])
+        panel.set_yticks(range(len(layers)), [named(*key) for key in layers])
         panel.set_ylim(len(layers) - 0.4, -0.6)
         panel.grid(False, axis="y")
         if scale == "log":

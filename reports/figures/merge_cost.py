@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import groups
 from reports.sources import Results
 from reports.style import BLUE, INK, PURPLE, RED, Look, cycled, headline, legend_below, panels, plain_ticks
 
@@ -60,14 +61,13 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="time / one copy of the weight", ylabel="merged relative error")
     right.set_title("A layer each: error against time")
     plain_ticks(right, "y")
-    found = [entry for panel in (left, right) for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
-    legend_below(figure, *zip(*found, strict=True), columns=3)
+    legend_below(figure, (left, right), 3)
     headline(figure, describe(data))
     return figure
 
 
 def _times(panel: Axes, data: pd.DataFrame) -> None:
-    for index, (source, part) in enumerate(data.groupby("source", sort=False)):
+    for index, (source, part) in enumerate(groups(data, "source")):
         part = part.sort_values("concepts")
         panel.plot(part.concepts, part.relative_to_copy, color=INK, marker="os^D"[index % 4], mfc="none",
                    linestyle=("-", "--", ":")[index % 3], label=f"sum of T updates ({source} run)")  # fmt: skip

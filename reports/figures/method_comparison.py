@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
+from reports.frames import distinct, each, groups
 from reports.sources import Results
 from reports.statistics import intervals, replications
 from reports.style import INK, headline, look, panels, plain_ticks
@@ -35,10 +36,8 @@ def select(results: Results) -> pd.DataFrame:
 def describe(data: pd.DataFrame) -> str:
     """Who is best, and where SeqLoRA stands with and without penalty, by task; references do not count."""
     says = []
-    for (task, metric), group in data[data.quantity == "final"].groupby(["task", "metric"], sort=False):
-        sign = 1 if METRICS[metric].orientation == "lower" else -1
-        ranked = group[group.role != "reference"].assign(order=lambda g, s=sign: s * g["mean"]).sort_values("order")
-        order = list(ranked.method)
+    for (task, metric), group in groups(data[data.quantity == "final"], ["task", "metric"]):
+        order = _ranking(group[group.role != "reference"], metric)
         places = {"SeqLoRA": "seqlora", "with penalty": "seqlora-penalty"}
         where = [f"{name} {_ordinal(order.index(key) + 1)}" for name, key in places.items() if key in order]
         says.append(
@@ -47,16 +46,19 @@ def describe(data: pd.DataFrame) -> str:
     return "; ".join(says)
 
 
+def _ranking(final: pd.DataFrame, metric: str) -> list[str]:
+    """Methods from best to worst."""
+    return list(final.sort_values("mean", ascending=METRICS[metric].orientation == "lower", kind="stable").method)
+
+
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task: final value left, forgetting right; methods from best to worst."""
-    tasks = list(data.groupby(["task", "metric"], sort=False).groups)
+    tasks = distinct(data, ["task", "metric"])
     most = max(data[data.task == task].method.nunique() for task, _ in tasks)
     figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most, extra=0.5)
     for index, (task, metric) in enumerate(tasks):
         group = data[(data.task == task) & (data.metric == metric)]
-        sign = 1 if METRICS[metric].orientation == "lower" else -1
-        final = group[group.quantity == "final"].assign(order=lambda g, s=sign: s * g["mean"]).sort_values("order")
-        order = list(final.method)
+        order = _ranking(group[group.quantity == "final"], metric)
         for column, (quantity, label) in enumerate(QUANTITIES.items()):
             panel = axes[2 * index + column]
             _dots(panel, group[group.quantity == quantity], order, named=narrow or column == 0)
@@ -65,7 +67,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
             if quantity == "final" and metric == "relative_error":
                 panel.axvline(1, color=INK, linewidth=1, linestyle="--")
         count = int(group.replications.max())
-        axes[2 * index].set_title(f"{task}, T = {group.n_concepts.iloc[0]}, {count} seed{'s' * (count != 1)}")
+        axes[2 * index].set_title(f"{task}, T = {group.n_concepts.iloc[0]}, {count} replication{'s' * (count != 1)}")
     headline(figure, describe(data))
     return figure
 
@@ -73,7 +75,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
 def _dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool) -> None:
     lowest, highest = data["mean"].min(), data["mean"].max()
     logarithmic = lowest > 0 and highest / lowest > 20
-    for row in data.itertuples():
+    for row in each(data):
         style = look(str(row.method), order.index(str(row.method)))
         spread = None if np.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
         panel.errorbar(row.mean, order.index(str(row.method)), xerr=spread, color=style.colour, marker=style.marker,
@@ -84,7 +86,7 @@ def _dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool) -> Non
     else:
         panel.axvline(0, color=INK, linewidth=0.8)
     marks = {row.method: " (c)" if row.role == "control" else " (ref)" if row.role == "reference" else ""
-             for row in data.itertuples()}  # fmt: skip
+             for row in each(data)}  # fmt: skip
     names = [f"{look(name, k).label}{marks.get(name, '')}" for k, name in enumerate(order)]
     panel.set_yticks(range(len(order)), names if named else [""] * len(order))
     for tick, name in zip(panel.get_yticklabels(), order, strict=True):

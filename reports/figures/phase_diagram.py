@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct, groups
 from reports.sources import Results
 from reports.style import CYCLE, DEAR, INK, RED, headline, legend_below, panels, plain_ticks
 
@@ -41,7 +43,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """First the worst case against decay with the layers, then decay against overlap angle."""
     diagram, layers = data[data.kind == "diagram"], data[data.kind == "layer"]
     measured = diagram[diagram.decay > 0].dropna(subset=["ratio_measured"])  # without decay the ratio is 1
-    shapes = list(measured.groupby(["width", "rank", "concepts"], sort=False).groups)[:SHAPES]
+    shapes = distinct(measured, ["width", "rank", "concepts"])[:SHAPES]
     figure, axes = panels(1 + len(shapes), narrow, columns=2, height=2.9, extra=0.9)
     _against_decay(axes[0], diagram, layers)
     limit = max(1.0, float(np.abs(np.log2(measured.ratio_measured)).max())) if len(measured) else 1.0
@@ -54,18 +56,17 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         bar.set_ticks(list(ticks), labels=[f"{2.0**tick:g}" for tick in ticks])
         bar.outline.set_visible(False)
         bar.set_label("learned / frozen", fontsize=8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels, 3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 
 
 def _against_decay(panel: Axes, diagram: pd.DataFrame, layers: pd.DataFrame) -> None:
-    for index, (shape, part) in enumerate(diagram.groupby(["width", "rank", "concepts"], sort=False)):
+    for index, (shape, part) in enumerate(groups(diagram, ["width", "rank", "concepts"])):
         curve = part.groupby("decay").ratio.first()
         label = "power law, n = {:.0f}, r = {:.0f}, T = {:.0f}".format(*shape)
         panel.plot(curve.index, curve, color=INK, linestyle=LINES[index % len(LINES)], linewidth=1.1, label=label)
-    for index, (source, part) in enumerate(layers.groupby("source", sort=False)):
+    for index, (source, part) in enumerate(groups(layers, "source")):
         colour = RED if source != "synthetic" else CYCLE[0]
         marker = "o" if index % 2 == 0 else "s"
         panel.vlines(part.decay, part.ratio_measured, part.ratio, color=colour, linewidth=0.7, alpha=0.6)
@@ -77,16 +78,15 @@ def _against_decay(panel: Axes, diagram: pd.DataFrame, layers: pd.DataFrame) -> 
     panel.set(yscale="log", xlabel="decay a of the spectrum, λₖ ∝ k⁻ᵃ", ylabel="leak, learned / frozen")
     panel.set_title("Worst case, and the layers")
     plain_ticks(panel, "y")
-    panel.annotate("below: learned\nleaks less", (0.03, 1), (0, -5), xycoords=("axes fraction", "data"),
-                   textcoords="offset points", va="top", fontsize=7.5)  # fmt: skip
+    panel.annotate("below 1 learned bases leak less", (0.03, 0.03), xycoords="axes fraction", fontsize=7.5)  # fmt: skip
 
 
-def _heat(panel: Axes, data: pd.DataFrame, limit: float) -> object:
+def _heat(panel: Axes, data: pd.DataFrame, limit: float) -> QuadMesh:
     grid = data.pivot_table(index="angle", columns="decay", values="ratio_measured")
     Z = np.log2(grid.to_numpy())
     rows, columns = np.arange(len(grid)), np.arange(len(grid.columns))
     mesh = panel.pcolormesh(columns, rows, Z, cmap=DEAR, vmin=-limit, vmax=limit, shading="nearest")
-    if Z.min() < 0 < Z.max():
+    if Z.min() < 0 and Z.max() > 0.05:
         panel.contour(columns, rows, Z, levels=[0], colors="#010101", linewidths=1.6)
     panel.set_xticks(columns, [f"{value:g}" for value in grid.columns])
     panel.set_yticks(rows, [f"{value:g}°" for value in grid.index])

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
 from reports.figures.method_comparison import HEADLINES
+from reports.frames import distinct
 from reports.sources import Results
 from reports.style import CHEAP, headline, in_order, look, panels
 
@@ -49,7 +50,7 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Small multiples on one colour scale a metric, numbers in the cells."""
-    keys = list(data.groupby(["task", "metric", "method"], sort=False).groups)
+    keys = distinct(data, ["task", "metric", "method"])
     figure, axes = panels(len(keys), narrow, columns=4, height=2.6 if narrow else 1.75, extra=0.5)
     for panel, (task, metric, method) in zip(axes, keys, strict=True):
         part = data[(data.task == task) & (data.metric == metric)]

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import each
 from reports.sources import Results
-from reports.style import BLUE, FAINT, INK, RED, headline, legend_below, panels, plain_ticks, short
+from reports.style import BLUE, FAINT, INK, RED, headline, legend_below, named, panels, plain_ticks
 
 COLUMNS = [
     "source",
@@ -42,7 +43,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One row a layer: the rank used, r*, and the measured ratio at each."""
     figure, (panel,) = panels(1, narrow, height=0.8 + 0.3 * len(data), extra=0.8)
-    for place, row in enumerate(data.itertuples()):
+    for place, row in enumerate(each(data)):
         capacity = row.width // row.concepts if row.width == row.width else np.nan
         panel.plot(capacity, place, marker="|", color=FAINT, markersize=11, linestyle="none", label="capacity n / T")
         colour = BLUE if row.ratio_measured < 1 else RED
@@ -55,11 +56,10 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
                        ha="center", fontsize=7)  # fmt: skip
     panel.set(xscale="log", xlabel="rank r (log)")
     plain_ticks(panel, "x")
-    panel.set_yticks(range(len(data)), [short(layer) for layer in data.layer])
+    panel.set_yticks(range(len(data)), [named(*key) for key in zip(data.source, data.layer, strict=True)])
     panel.set_ylim(len(data) - 0.4, -0.8)
     panel.grid(False, axis="y")
-    handles, labels = panel.get_legend_handles_labels()
-    legend_below(figure, handles, labels, 4)
+    legend_below(figure, [panel], 4)
     headline(figure, describe(data))
     return figure
 

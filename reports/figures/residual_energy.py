@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct
 from reports.sources import Results
-from reports.style import BLUE, GREEN, INK, headline, legend_below, panels, plain_ticks, short
+from reports.style import BLUE, GREEN, INK, headline, legend_below, named, panels, plain_ticks
 
 COLUMNS = ["source", "layer", "rank", "quantity", "mean", "low", "high", "concepts"]
 QUANTITIES = {
@@ -49,16 +50,15 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a layer."""
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     figure, axes = panels(len(layers), narrow, columns=4, height=1.7, sharey=True, extra=0.9)
     for panel, (source, layer) in zip(axes, layers, strict=True):
         _panel(panel, data[(data.source == source) & (data.layer == layer)])
-        panel.set_title(short(layer, 32), fontsize=8)
+        panel.set_title(named(source, layer, 30), fontsize=8)
     for panel in axes[:: 1 if narrow else 4]:
         panel.set_ylabel("residual / total")
     axes[-1].set_xlabel("rank r of the basis")
-    found = axes[0].get_legend_handles_labels()
-    legend_below(figure, *found, columns=3)
+    legend_below(figure, axes, 3)
     headline(figure, describe(data))
     return figure
 

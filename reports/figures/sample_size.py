@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct
 from reports.sources import Results
-from reports.style import INK, cycled, headline, legend_below, panels, plain_ticks, short
+from reports.style import INK, cycled, headline, legend_below, named, panels, plain_ticks, points
 
 COLUMNS = ["source", "layer", "n_samples", "probability", "excess", "excess_bound", "needed", "sufficient"]
 GOAL = 0.99
@@ -29,14 +30,14 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Left, the probability; right, the excess against its bound."""
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     figure, (left, right) = panels(2, narrow, columns=2, height=2.8, extra=0.35 + 0.2 * (len(layers) // 3 + 1))
     for index, (source, layer) in enumerate(layers):
         part = data[(data.source == source) & (data.layer == layer)].sort_values("n_samples")
-        style = cycled(short(layer), index)
-        common = {"color": style.colour, "marker": style.marker, "mfc": style.face, "linewidth": 1.1, "markersize": 4}
-        left.plot(part.n_samples, part.probability, label=style.label, **common)
-        right.plot(part.excess_bound, part.excess, **{**common, "linestyle": "none"})
+        style = cycled(named(source, layer), index)
+        look = {**points(style), "markersize": 4}
+        left.plot(part.n_samples, part.probability, label=style.label, linewidth=1.1, **{**look, "linestyle": "-"})
+        right.plot(part.excess_bound, part.excess, **look)
     left.axhline(GOAL, color=INK, linestyle="--", linewidth=1.2)
     left.set(xscale="log", ylim=(-0.02, 1.04), xlabel="samples N", ylabel="P(learned beats frozen)")
     ends = [data.excess_bound.min() * 0.5, data.excess_bound.max() * 2]
@@ -46,8 +47,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     )
     for panel, axis in ((left, "x"), (right, "x"), (right, "y")):
         plain_ticks(panel, axis)
-    handles, labels = left.get_legend_handles_labels()
-    legend_below(figure, handles, labels, 3)
+    legend_below(figure, [left], 3)
     headline(figure, describe(data))
     return figure
 

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import distinct
 from reports.sources import Results
-from reports.style import CYCLE, INK, MARKERS, headline, legend_below, panels, short
+from reports.style import CYCLE, INK, MARKERS, headline, legend_below, named, panels
 
 COLUMNS = ["panel", "source", "layer", "series", "delta", "n_samples", "ratio"]
 GOAL = 3.0
@@ -40,8 +41,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     deltas = sorted(data.delta.unique(), reverse=True)
     for panel, name in zip(axes, names, strict=True):
         (_exact if name == "exact" else _held_out)(panel, data[data.panel == name], deltas)
-    found = [entry for panel in axes for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
-    legend_below(figure, *zip(*found, strict=True), columns=4)
+    legend_below(figure, axes, 4)
     headline(figure, describe(data))
     return figure
 
@@ -64,7 +64,7 @@ def _exact(panel: Axes, data: pd.DataFrame, deltas: list[float]) -> None:
 
 
 def _held_out(panel: Axes, data: pd.DataFrame, deltas: list[float]) -> None:
-    layers = list(dict.fromkeys(zip(data.source, data.layer, strict=True)))
+    layers = distinct(data, ["source", "layer"])
     for k, delta in enumerate(deltas):
         part = data[data.delta == delta]
         place = [layers.index(key) for key in zip(part.source, part.layer, strict=True)]
@@ -75,7 +75,7 @@ def _held_out(panel: Axes, data: pd.DataFrame, deltas: list[float]) -> None:
     ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50) if tick <= max(data.ratio.max() * 1.2, 4)]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
-    panel.set_yticks(range(len(layers)), [short(layer) for _, layer in layers])
+    panel.set_yticks(range(len(layers)), [named(*key) for key in layers])
     panel.set_ylim(len(layers) - 0.4, -0.6)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import each
 from reports.sources import Results
 from reports.style import BLUE, INK, RED, headline, panels, plain_ticks
 
@@ -29,7 +30,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One row a ratio: point and range, goal as a bracket that opens towards the good side."""
     figure, (panel,) = panels(1, narrow, height=0.8 + (0.55 if narrow else 0.42) * len(data))
     labels = []
-    for place, row in enumerate(data.itertuples()):
+    for place, row in enumerate(each(data)):
         colour = BLUE if row.goal_met else RED
         spread = [[row.ratio - row.low], [row.high - row.ratio]]
         panel.errorbar(row.ratio, place, xerr=spread, color=colour, marker="o" if row.goal_met else "X", elinewidth=1.2)

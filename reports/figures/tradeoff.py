@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
+from reports.frames import each
 from reports.sources import Results
 from reports.statistics import AXES, intervals, replications
 from reports.style import FAINT, headline, in_order, legend_below, look, panels
@@ -45,7 +48,7 @@ def describe(data: pd.DataFrame) -> str:
     group = data[data.role != "reference"]
     tasks = data.task.nunique()
     beaten = {name: 0 for name in WATCHED if (group.method == name).any()}
-    for row in group[group.method.isin(WATCHED)].itertuples():
+    for row in each(group[group.method.isin(WATCHED)]):
         rivals = group[group.task == row.task]
         beaten[row.method] += int(((rivals.adaptation > row.adaptation) & (rivals.forgetting < row.forgetting)).any())
     texts = [f"{look(name).label} on {count} of {tasks}" for name, count in beaten.items()]
@@ -63,15 +66,14 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         panel.set(xscale="log", xlabel="forgetting energy", title=f"{task}\nT = {group.n_concepts.iloc[0]}")
         panel.axhline(0, color=FAINT, linewidth=0.8)
     axes[0].set_ylabel("adaptation, just trained")
-    found = [entry for panel in axes for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
-    legend_below(figure, *zip(*found, strict=True), columns=4)
+    legend_below(figure, axes, 4)
     headline(figure, describe(data))
     return figure
 
 
 def _point(panel: Axes, row: pd.Series, index: int) -> None:
     style = look(str(row.method), index)
-    error = {}
+    error: dict[str, Any] = {}
     if row.replications > 1:
         low = min(row.forgetting - row.forgetting_low, row.forgetting * 0.9)  # a log axis has no zero
         error = {
