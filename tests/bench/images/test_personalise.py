@@ -16,7 +16,7 @@ from bench.personalise.batches import ConceptBatches, token_ids
 from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.export import TOKEN_FILE, export_concept
 from bench.personalise.images import ConceptImages, load_folder
-from bench.personalise.learner import UNET_ATTENTION
+from bench.personalise.learner import UNET_ATTENTION, WITH_TEXT_ENCODER
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.personalise.tokens import add_token, replaced
@@ -176,3 +176,35 @@ def test_images_do_not_depend_on_the_batch(load: Callable[[], Any]) -> None:
     together = studio.draw(prompts, np.random.SeedSequence(5))
     apart = studio.draw(prompts, np.random.SeedSequence(5), batch=1)
     assert np.abs(together.astype(int) - apart).max() <= 1
+
+
+def test_text_encoder_can_be_adapted_too_and_is_exported(
+    training: Training, load: Callable[[], Any], tmp_path: Path
+) -> None:
+    learnt = training.run(replace(PLAIN, target_modules=WITH_TEXT_ENCODER), load)[0]
+    text = [layer for layer in learnt.factors if layer.startswith("text_encoder.")]
+    assert len(text) == 8  # q, k, v, out of two layers
+    assert any(bool(learnt.factors[layer][1].abs().sum() > 0) for layer in text)
+    folder = export_concept(learnt, tmp_path / "ann")
+    plain = load()
+    before = plain.text_encoder(token_ids(plain, ["a photo of a person"])).last_hidden_state
+    plain.load_lora_weights(str(folder))
+    after = plain.text_encoder(token_ids(plain, ["a photo of a person"])).last_hidden_state
+    studio = Studio(load(), 16, steps=1, guidance=1.0)
+    studio.show({layer: B @ A for layer, (A, B) in learnt.factors.items()})
+    ours = studio.pipeline.text_encoder(token_ids(plain, ["a photo of a person"])).last_hidden_state
+    torch.testing.assert_close(after, ours, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_masks_travel_with_their_images(load: Callable[[], Any], concepts: tuple[ConceptImages, ...]) -> None:
+    pipe = load()
+    add_token(pipe.tokenizer, pipe.text_encoder, "<ann>", "person")
+    levels = np.array([0.0, 0.5, 1.0], np.float32)
+    masks = np.broadcast_to(levels[:, None, None], (3, 16, 16)).copy()
+    batches = ConceptBatches(pipe, replace(concepts[0], masks=masks), 2, 3, np.random.SeedSequence(1))
+    for batch in batches:
+        assert batch.mask is not None
+        for latents, mask in zip(batch.latents, batch.mask, strict=True):
+            image = next(i for i in range(3) if torch.equal(latents, batches.latents[i]))
+            assert torch.allclose(mask, torch.full_like(mask, float(levels[image])))
