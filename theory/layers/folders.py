@@ -75,11 +75,11 @@ def _transformers(folder: Path) -> TextModel:
     from transformers import AutoModel, AutoTokenizer
 
     with _loading(folder):
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     # The text half of a two-tower model, the encoder of an encoder-decoder: the part that takes token ids alone.
     module = getattr(model, "text_model", None) or (model.get_encoder() if model.config.is_encoder_decoder else model)
-    module = module.eval().requires_grad_(False)
+    module = module.float().eval().requires_grad_(False)  # half-precision folders too: CPU kernels want float32
     return TextModel(module, _tokenizer(tokenizer, pad=False), lambda ids: module(input_ids=ids))
 
 
@@ -94,12 +94,10 @@ def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
         raise BadInputError(f"{folder} lacks {missing}; only pipelines with a UNet and one text encoder can be read")
     unused = {name: None for name in ("vae", "safety_checker", "feature_extractor", "image_encoder") if name in index}
     with _loading(folder), _no_bars(diffusers_logging):
-        pipeline = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, **unused
-        )
+        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **unused)
     unet, encoder, scheduler = pipeline.unet, pipeline.text_encoder, pipeline.scheduler
     for module in (unet, encoder):
-        module.eval().requires_grad_(False)
+        module.float().eval().requires_grad_(False)
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
 
