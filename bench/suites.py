@@ -105,13 +105,20 @@ SUITES.add(
     "ci",
     Suite(
         "ci",
-        "minutes: what is gated (8 seeds), the real layers, and four people in the embedded world",
+        "minutes: what is gated (8 seeds), and the real layers",
         (
             CellSet("linear-synthetic", n_concepts=(4, 8), seeds=tuple(range(8))),
             CellSet("linear-synthetic:decay=2.0", n_concepts=(4,), seeds=tuple(range(8))),
             CellSet("linear-minilm", n_concepts=(7,)),
-            CellSet("portraits:steps=120,prompts=6,sampler_steps=12", IMAGE_METHODS, n_concepts=(4,)),
         ),
+    ),
+)
+SUITES.add(
+    "images",
+    Suite(
+        "images",
+        "a quarter of an hour: four people in the embedded world, by every image method and control",
+        (CellSet("portraits:steps=120,prompts=6,sampler_steps=12", IMAGE_METHODS, n_concepts=(4,)),),
     ),
 )
 SUITES.add(

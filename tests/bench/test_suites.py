@@ -23,8 +23,8 @@ def test_suites_have_cells_each_once(name: str) -> None:
     assert len(set(cells)) == len(cells)
 
 
-def test_every_linear_method_is_in_every_suite() -> None:
-    for name in SUITES:
+def test_every_linear_method_is_in_every_suite_with_linear_tasks() -> None:
+    for name in ("smoke", "ci", "full"):
         linear = {cell.method for cell in SUITES[name].cells() if cell.task.startswith("linear")}
         assert linear >= set(methods("linear"))
 
