@@ -12,10 +12,9 @@ from rich.progress import track
 
 from reports import ledger, tables
 from reports.figures import FIGURES, FigureSpec, save
-from reports.figures.api import as_svg, to_csv
+from reports.figures.api import to_csv
 from reports.html import Drawn, page
 from reports.sources import COMMANDS, Results
-from reports.style import styled
 from seqlora.files import atomic_write
 
 
@@ -54,14 +53,11 @@ def draw(spec: FigureSpec, results: Results, out: Path) -> Drawn | None:
         return None
     headline, command = spec.headline(data), spec.command(str(results.folder))
     origin = [COMMANDS[name] for name in spec.inputs if name in COMMANDS]
-    with styled():
-        wide = spec.draw(data, False)
-        narrow = as_svg(spec.draw(data, True))
     text = "\n".join(
         [headline, "", spec.caption, "", f"Draw it again: {command}", *(f"Measure again: {c}" for c in origin)]
     )
-    svg = save(wide, data, spec.name, out, text)[1].read_text(encoding="utf-8")
-    return Drawn(spec, headline, svg, narrow, to_csv(data), command, origin)
+    svg = save(spec.figure(data), data, spec.name, out, text)[1].read_text(encoding="utf-8")
+    return Drawn(spec, headline, svg, spec.svg(data, narrow=True), to_csv(data), command, origin)
 
 
 def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """How every figure looks: one palette, one set of sizes, one way to say what a point means, the same bytes each time.
 
-Colours come from Okabe and Ito (2008), darkened until each has a contrast of 3:1 on white; no two that mean different
-things differ by hue alone, because methods also differ by marker. `DARK` gives each its counterpart on a dark page.
+Colours have the hues of Okabe and Ito (2008) and differ in lightness too, so that red- and green-blind eyes tell them
+apart; each has a contrast of at least 3:1 on the page. Series differ by marker as well as by colour. `DARK` gives each
+colour its counterpart on a dark page.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,11 +25,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#646b73", "#d9dde2", "#ffffff"
 BLUE, RED, GREEN, PURPLE, GOLD, SKY, GREY = (
-    "#0072b2", "#c64600", "#00795a", "#a0478f", "#8f6500", "#3486b0", "#6e757d",
+    "#06588f", "#9a3412", "#0b9d82", "#c936bf", "#b3851d", "#3a8cc4", "#6e757d",
 )  # fmt: skip
 DARK = {
     INK: "#e6e9ed", FAINT: "#9ba3ac", GRID: "#373d45", PAPER: "#16191d",
-    BLUE: "#56b4e9", RED: "#ff8f56", GREEN: "#33c79b", PURPLE: "#dd97ce", GOLD: "#e5b73b", SKY: "#8fcdf0",
+    BLUE: "#8fc4fa", RED: "#f0693d", GREEN: "#45d9a8", PURPLE: "#dd5fd5", GOLD: "#fdd61c", SKY: "#5aa7d8",
     GREY: "#a7aeb6",
 }  # fmt: skip
 CYCLE = (BLUE, RED, GREEN, PURPLE, GOLD, SKY, GREY)
@@ -158,23 +160,23 @@ def panels(
     narrow: bool,
     *,
     columns: int = 3,
+    narrow_columns: int = 1,
     height: float = 2.3,
     sharey: bool = False,
-    extra: float = 0.35,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, one column of them on a phone.
+    """A figure of `count` panels.
 
     Args:
         count: panels.
         narrow: for a phone.
         columns: most columns on a page.
+        narrow_columns: most columns on a phone.
         height: inches a row.
         sharey: as in `Figure.subplots`.
-        extra: inches for the headline and a legend.
     """
-    across = 1 if narrow else min(columns, count)
+    across = min(narrow_columns if narrow else columns, count)
     rows = ceil(count / across)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, rows * height + extra))
+    figure = Figure(figsize=(NARROW if narrow else WIDE, rows * height))
     FigureCanvasAgg(figure)
     grid = np.atleast_1d(figure.subplots(rows, across, sharey=sharey, squeeze=False)).ravel()
     for axes in grid[count:]:
@@ -183,21 +185,38 @@ def panels(
 
 
 def headline(figure: Figure, text: str) -> None:
-    """What the figure shows, as a sentence above it."""
+    """What the figure shows, as a sentence above it; the figure grows by its height."""
     narrow = figure.get_figwidth() < 5
     wrapped = "\n".join(textwrap.wrap(text, 41 if narrow else 76, break_long_words=False, break_on_hyphens=False))
-    figure.suptitle(wrapped, x=0.008, ha="left", fontsize=9.5 if narrow else 10.5, fontweight="bold")
+    title = figure.suptitle(wrapped, x=0.008, ha="left", fontsize=9.5 if narrow else 10.5, fontweight="bold")
+    _grow(figure, title)
 
 
 def legend_below(figure: Figure, panels: Sequence[Axes], columns: int = 4, handles: Sequence[Line2D] = ()) -> None:
-    """One legend for all panels, under them; a label that comes twice is shown once, `handles` come last."""
+    """One legend for all panels, under them, in as many columns as fit; the figure grows by its height.
+
+    Args:
+        figure: where it goes.
+        panels: axes whose labelled series it names; a label that comes twice is shown once.
+        columns: most columns.
+        handles: what is named besides.
+    """
     found: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(str(label), handle)
     found.update({str(handle.get_label()): handle for handle in handles})
-    across = min(2 if figure.get_figwidth() < 5 else columns, len(found))
-    figure.legend(list(found.values()), list(found), loc="outside lower left", ncols=across)
+    for across in range(min(columns, len(found)), 0, -1):
+        legend = figure.legend(list(found.values()), list(found), loc="outside lower left", ncols=across)
+        if legend.get_window_extent().width <= figure.bbox.width - 10 or across == 1:
+            _grow(figure, legend)
+            return
+        legend.remove()
+
+
+def _grow(figure: Figure, artist: Artist) -> None:
+    """Make room for an artist above or below the panels."""
+    figure.set_figheight(figure.get_figheight() + artist.get_window_extent().height / figure.dpi + 0.04)
 
 
 def plain_ticks(axes: Axes, axis: str) -> None:

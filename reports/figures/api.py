@@ -44,14 +44,16 @@ class FigureSpec:
     draw: Callable[[pd.DataFrame, bool], Figure]
 
     def figure(self, data: pd.DataFrame, narrow: bool = False) -> Figure:
-        """Draw with the house style."""
+        """Draw with the house style and settle where everything goes, so that every format shows the same."""
         with styled():
-            return self.draw(data, narrow)
+            figure = self.draw(data, narrow)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            return figure
 
     def svg(self, data: pd.DataFrame, narrow: bool = False) -> str:
         """The figure as SVG: the same text for the same numbers."""
-        with styled():
-            return as_svg(self.draw(data, narrow))
+        return as_svg(self.figure(data, narrow))
 
     def command(self, folder: str = "results") -> str:
         """The command that redraws it from stored results."""
@@ -59,9 +61,10 @@ class FigureSpec:
 
 
 def as_svg(figure: Figure) -> str:
-    """SVG text without a date (call it within `styled`)."""
+    """SVG text without a date."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with styled():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
@@ -83,8 +86,6 @@ def save(figure: Figure, data: pd.DataFrame, name: str, out: Path, text: str = "
     """
     paths = [out / f"{name}{suffix}" for suffix in (".png", ".svg", ".csv", ".txt")]
     with styled():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # places are settled; two more layouts would give the same
         svg = as_svg(figure)
         with atomic_write(paths[0]) as temporary, temporary.open("wb") as file:
             figure.savefig(file, format="png", metadata={"Software": None})
@@ -106,6 +107,6 @@ def read_csv(path: Path) -> pd.DataFrame:
         StoredFileError: there is no such file.
     """
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, float_precision="round_trip")
     except (OSError, ValueError) as error:
         raise StoredFileError(f"{path} is no CSV of a figure ({error}); run the build again") from error

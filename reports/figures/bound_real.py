@@ -39,7 +39,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a delta, one row a layer."""
     deltas = sorted(data.delta.unique(), reverse=True)
     layers = distinct(data, ["source", "layer"])
-    figure, axes = panels(len(deltas), narrow, columns=3, height=0.55 + 0.27 * len(layers), sharey=True, extra=0.8)
+    figure, axes = panels(len(deltas), narrow, columns=3, height=0.55 + 0.27 * len(layers), sharey=True)
     floor = min(
         data.upper[data.violations == 0].min() * 0.4, data.delta.min() * 0.5, data.rate[data.rate > 0].min() / 2
     )

@@ -43,7 +43,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a source of layers; points above the line break the bound."""
     sources = list(dict.fromkeys(data.source))
-    figure, axes = panels(len(sources), narrow, columns=2, height=3.0, sharey=True, extra=0.8)
+    figure, axes = panels(len(sources), narrow, columns=2, height=3.0, sharey=True)
     lowest = data.loc[data.violations > 0, "lower"].min() if (data.violations > 0).any() else data.delta.min()
     floor = min(lowest, data.upper.min() * 0.5, data.delta.min()) / 2
     for panel, source in zip(axes, sources, strict=True):

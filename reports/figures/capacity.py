@@ -40,7 +40,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Overlap a direction against load, and capacity by width."""
     overlaps, account = data[data.kind == "overlap"], data[data.kind == "account"]
-    figure, axes = panels(2 if len(account) else 1, narrow, columns=2, height=3.0, extra=0.75)
+    figure, axes = panels(2 if len(account) else 1, narrow, columns=2, height=3.0)
     _overlaps(axes[0], overlaps)
     if len(account):
         _account(axes[1], account)

@@ -47,7 +47,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Log-log, one panel a source; a certificate below the diagonal would have been broken."""
     sources = list(dict.fromkeys(data.source))
-    figure, axes = panels(len(sources), narrow, columns=2, height=3.1, extra=0.8)
+    figure, axes = panels(len(sources), narrow, columns=2, height=3.1)
     for panel, source in zip(axes, sources, strict=True):
         part = data[data.source == source]
         for name, style in SERIES.items():

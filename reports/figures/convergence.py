@@ -51,7 +51,7 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Gap, gradient, inner steps."""
-    figure, axes = panels(3, narrow, columns=3, height=2.8, extra=0.75)
+    figure, axes = panels(3, narrow, columns=3, height=2.8)
     for panel in axes[:2]:
         panel.set(xscale="log", yscale="log", xlabel="iteration + 1")
     _runs(axes[0], data[data.quantity == "gap"])

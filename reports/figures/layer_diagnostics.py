@@ -44,7 +44,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     layers = distinct(data, ["source", "layer"])
     place = [layers.index(key) for key in zip(data.source, data.layer, strict=True)]
     height = 0.6 + 0.2 * len(layers)
-    figure, axes = panels(len(QUANTITIES), narrow, columns=3, height=height, sharey=True, extra=0.5)
+    figure, axes = panels(len(QUANTITIES), narrow, columns=3, height=height, sharey=True)
     means = data.groupby(["source", "layer"], sort=False)[list(QUANTITIES)].mean()
     for panel, (name, (label, scale, reference)) in zip(axes, QUANTITIES.items(), strict=True):
         panel.plot(data[name], place, linestyle="none", marker="o", color=BLUE, alpha=0.45, markersize=4)

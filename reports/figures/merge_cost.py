@@ -49,7 +49,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Left, time against T; right, error against time."""
     names = [name for name in METHODS if name in set(data.method)] + sorted(set(data.method) - set(METHODS))
-    figure, (left, right) = panels(2, narrow, columns=2, height=3.0, extra=0.9)
+    figure, (left, right) = panels(2, narrow, columns=2, height=3.0)
     _times(left, data[data.method == "sum"])
     for index, name in enumerate(names):
         part = data[(data.method == name) & data.error.notna()]

@@ -55,7 +55,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task: final value left, forgetting right; methods from best to worst."""
     tasks = distinct(data, ["task", "metric"])
     most = max(data[data.task == task].method.nunique() for task, _ in tasks)
-    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most, extra=0.5)
+    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most)
     for index, (task, metric) in enumerate(tasks):
         group = data[(data.task == task) & (data.metric == metric)]
         order = _ranking(group[group.quantity == "final"], metric)

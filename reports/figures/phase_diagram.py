@@ -44,7 +44,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     diagram, layers = data[data.kind == "diagram"], data[data.kind == "layer"]
     measured = diagram[diagram.decay > 0].dropna(subset=["ratio_measured"])  # without decay the ratio is 1
     shapes = distinct(measured, ["width", "rank", "concepts"])[:SHAPES]
-    figure, axes = panels(1 + len(shapes), narrow, columns=2, height=2.9, extra=0.9)
+    figure, axes = panels(1 + len(shapes), narrow, columns=2, height=2.9)
     _against_decay(axes[0], diagram, layers)
     limit = max(1.0, float(np.abs(np.log2(measured.ratio_measured)).max())) if len(measured) else 1.0
     for panel, shape in zip(axes[1:], shapes, strict=True):
@@ -85,7 +85,9 @@ def _heat(panel: Axes, data: pd.DataFrame, limit: float) -> QuadMesh:
     grid = data.pivot_table(index="angle", columns="decay", values="ratio_measured")
     Z = np.log2(grid.to_numpy())
     rows, columns = np.arange(len(grid)), np.arange(len(grid.columns))
-    mesh = panel.pcolormesh(columns, rows, Z, cmap=DEAR, vmin=-limit, vmax=limit, shading="nearest")
+    mesh = panel.pcolormesh(
+        columns, rows, Z, cmap=DEAR, vmin=-limit, vmax=limit, shading="nearest", edgecolors="face", linewidth=0.4
+    )
     if Z.min() < 0 and Z.max() > 0.05:
         panel.contour(columns, rows, Z, levels=[0], colors="#010101", linewidths=1.6)
     panel.set_xticks(columns, [f"{value:g}" for value in grid.columns])

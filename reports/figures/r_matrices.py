@@ -51,7 +51,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Small multiples on one colour scale a metric, numbers in the cells."""
     keys = distinct(data, ["task", "metric", "method"])
-    figure, axes = panels(len(keys), narrow, columns=4, height=2.6 if narrow else 1.75, extra=0.5)
+    figure, axes = panels(len(keys), narrow, columns=4, height=2.6 if narrow else 1.75)
     for panel, (task, metric, method) in zip(axes, keys, strict=True):
         part = data[(data.task == task) & (data.metric == metric)]
         low, high = _limits(part.value, METRICS[metric].orientation)

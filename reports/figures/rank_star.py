@@ -42,7 +42,7 @@ def describe(data: pd.DataFrame) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One row a layer: the rank used, r*, and the measured ratio at each."""
-    figure, (panel,) = panels(1, narrow, height=0.8 + 0.3 * len(data), extra=0.8)
+    figure, (panel,) = panels(1, narrow, height=0.8 + 0.3 * len(data))
     for place, row in enumerate(each(data)):
         capacity = row.width // row.concepts if row.width == row.width else np.nan
         panel.plot(capacity, place, marker="|", color=FAINT, markersize=11, linestyle="none", label="capacity n / T")

@@ -51,11 +51,11 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a layer."""
     layers = distinct(data, ["source", "layer"])
-    figure, axes = panels(len(layers), narrow, columns=4, height=1.7, sharey=True, extra=0.9)
+    figure, axes = panels(len(layers), narrow, columns=4, narrow_columns=2, height=1.7, sharey=True)
     for panel, (source, layer) in zip(axes, layers, strict=True):
         _panel(panel, data[(data.source == source) & (data.layer == layer)])
-        panel.set_title(named(source, layer, 30), fontsize=8)
-    for panel in axes[:: 1 if narrow else 4]:
+        panel.set_title(named(source, layer, 26 if narrow else 30), fontsize=6.5 if narrow else 8)
+    for panel in axes[:: 2 if narrow else 4]:
         panel.set_ylabel("residual / total")
     axes[-1].set_xlabel("rank r of the basis")
     legend_below(figure, axes, 3)

@@ -31,7 +31,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Left, the probability; right, the excess against its bound."""
     layers = distinct(data, ["source", "layer"])
-    figure, (left, right) = panels(2, narrow, columns=2, height=2.8, extra=0.35 + 0.2 * (len(layers) // 3 + 1))
+    figure, (left, right) = panels(2, narrow, columns=2, height=2.8)
     for index, (source, layer) in enumerate(layers):
         part = data[(data.source == source) & (data.layer == layer)].sort_values("n_samples")
         style = cycled(named(source, layer), index)

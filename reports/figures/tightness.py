@@ -37,7 +37,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Left, against the number of columns; right, by layer."""
     names = [name for name in ("exact", "held out") if name in set(data.panel)]
     rows = data[data.panel == "held out"].groupby(["source", "layer"]).ngroups
-    figure, axes = panels(len(names), narrow, columns=2, height=max(2.8, 0.9 + 0.24 * rows), extra=0.75)
+    figure, axes = panels(len(names), narrow, columns=2, height=max(2.8, 0.9 + 0.24 * rows))
     deltas = sorted(data.delta.unique(), reverse=True)
     for panel, name in zip(axes, names, strict=True):
         (_exact if name == "exact" else _held_out)(panel, data[data.panel == name], deltas)

@@ -58,7 +58,7 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a task."""
     tasks = list(dict.fromkeys(data.task))
-    figure, axes = panels(len(tasks), narrow, columns=3, height=2.9, extra=1.6 if narrow else 1.2)
+    figure, axes = panels(len(tasks), narrow, columns=3, height=2.9)
     for panel, task in zip(axes, tasks, strict=True):
         group = data[data.task == task]
         for index, method in enumerate(in_order(group.method)):

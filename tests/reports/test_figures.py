@@ -1,0 +1,73 @@
+"""Figures: drawn from the numbers beside them, readable, and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from reports.figures import FIGURES, FigureSpec, find
+from reports.figures.api import read_csv
+from reports.sources import Results
+from seqlora.errors import BadInputError, StoredFileError
+
+
+@pytest.fixture(params=FIGURES, scope="module")
+def spec(request: pytest.FixtureRequest) -> FigureSpec:
+    return FIGURES[request.param]
+
+
+def test_saved_numbers_are_the_drawn_ones(spec: FigureSpec, built: Path) -> None:
+    saved = built.parent / "figures" / spec.name
+    # Drawn again from the CSV alone the figure is the same, to the byte: nothing else went into it.
+    assert spec.svg(read_csv(saved.with_suffix(".csv"))) == saved.with_suffix(".svg").read_text()
+    text = saved.with_suffix(".txt").read_text()
+    assert f"python -m reports figure {spec.name}" in text
+    assert spec.caption in text
+    with Image.open(saved.with_suffix(".png")) as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
+def test_nothing_is_cut_off(spec: FigureSpec, overhangs: dict[tuple[str, bool], float], narrow: bool) -> None:
+    assert overhangs[spec.name, narrow] < 0.02
+
+
+def test_cut_text_would_be_seen(measure: Callable[[Figure], float]) -> None:
+    figure = Figure(figsize=(2, 1))
+    figure.text(0.9, 0.5, "runs over the edge")
+    assert measure(figure) > 0.5
+
+
+def test_points_lie_where_the_table_says(results: Results) -> None:
+    spec = FIGURES["tightness"]
+    data = spec.select(results)
+    panel = spec.figure(data).axes[0]
+    for delta, group in data[data.panel == "exact"].groupby("delta"):
+        line = next(line for line in panel.lines if line.get_label() == f"δ = {delta:g}")
+        group = group.sort_values("n_samples")
+        np.testing.assert_array_equal(line.get_xdata(), group.n_samples)
+        np.testing.assert_array_equal(line.get_ydata(), group.ratio)
+
+
+def test_another_process_draws_the_same_bytes(folder: Path, built: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "reports", "figure", "phase_diagram", "--results", str(folder)]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "MPLBACKEND": "agg"}
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment, capture_output=True)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".png", ".svg", ".txt"]
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (built.parent / "figures" / path.name).read_bytes(), path.name
+
+
+def test_unknown_figure_and_missing_csv(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"no figure 'tightnes'; there are .*tightness"):
+        find("tightnes")
+    with pytest.raises(StoredFileError, match=r"absent\.csv is no CSV of a figure"):
+        read_csv(tmp_path / "absent.csv")

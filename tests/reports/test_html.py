@@ -1,0 +1,137 @@
+"""The page: one file, no network, everything in it, nothing that a stored string could break."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reports import gallery
+from reports.figures import FIGURES
+from reports.html import inline_svg, mathml, page
+from reports.sources import Results
+from reports.style import DARK
+from theory.api import CLAIMS
+
+
+class Elements(HTMLParser):
+    """All start tags with their attributes, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def parse(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Elements()
+    parser.feed(text)
+    return parser.tags
+
+
+@pytest.fixture
+def text(built: Path) -> str:
+    return built.read_text()
+
+
+def addresses(tags: list[tuple[str, dict[str, str | None]]]) -> list[str]:
+    """Whatever a browser would follow or load."""
+    names = ("href", "src", "srcset", "xlink:href", "action", "poster", "data")
+    return [value for _, attributes in tags for name in names if (value := attributes.get(name))]
+
+
+def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
+    for address in addresses(parse(text)):
+        assert address.startswith(("#", "data:")), address
+    assert not re.search(r"url\((?!#)|@import|https?://", text)
+
+
+def test_an_address_elsewhere_would_be_seen() -> None:
+    found = addresses(parse('<img src="https://x/y.png"><use xlink:href="#a"></use>'))
+    assert found == ["https://x/y.png", "#a"]
+
+
+def test_ids_are_unique_and_links_within_the_page_lead_somewhere(text: str) -> None:
+    tags = parse(text)
+    ids = Counter(attributes["id"] for _, attributes in tags if attributes.get("id"))
+    assert [name for name, count in ids.items() if count > 1] == []
+    targets = [address[1:] for address in addresses(tags) if address.startswith("#")]
+    targets += re.findall(r"url\(#([^)]+)\)", text)
+    assert [name for name in targets if name not in ids] == []
+
+
+def test_ledger_first_then_every_figure_with_command_and_numbers(text: str, built: Path) -> None:
+    assert text.index('id="ledger"') < min(text.index(f'id="{name}"') for name in FIGURES)
+    for name in CLAIMS:
+        assert f'id="{name}"' in text
+    for name in FIGURES:
+        assert f"python -m reports figure {name} --results" in text
+        assert f'download="{name}.csv"' in text
+        for suffix in ("png", "svg", "csv", "txt"):
+            assert (built.parent / "figures" / f"{name}.{suffix}").stat().st_size > 0
+    for row in (built.parent / "ledger.md", built.parent / "tables.md"):
+        assert row.stat().st_size > 0
+
+
+def test_colours_follow_the_page(text: str) -> None:
+    assert "prefers-color-scheme: dark" in text
+    for light, dark in DARK.items():
+        assert text.count(f"--c{light[1:]}: {light};") == 1
+        assert text.count(f"--c{light[1:]}: {dark};") == 1
+        assert f": {light};" not in text.replace(f"--c{light[1:]}: {light};", "")
+
+
+def test_same_results_same_page(results: Results, text: str) -> None:
+    spec = FIGURES["rank_star"]
+    data = spec.select(results)
+    assert inline_svg(spec.svg(data), "rank_star-wide", spec.headline(data)) in text
+    assert "20" + "26-" not in re.sub(r"<table>.*?</table>", "", text, flags=re.DOTALL)  # no date of building
+
+
+def test_stored_strings_cannot_break_the_page(results: Results) -> None:
+    hostile = '<script src="https://evil">alert(1)</script>"&'
+    claims = [claim.model_copy(update={"evidence": hostile}) for claim in results.claims]
+    found = page(replace(results, claims=claims, damaged=[hostile]), [], [], [hostile])
+    assert "<script src" not in found
+    assert sum(tag == "script" for tag, _ in parse(found)) == 1
+
+
+def test_formulas_become_mathml() -> None:
+    found = mathml(r"\frac{a}{b} \le \sum_{k\le r}\lambda_k")
+    assert "<mfrac>" in found
+    assert "http" not in found
+    for claim in CLAIMS.values():
+        assert mathml(claim.statement).startswith("<math")
+    assert mathml("") == ""
+
+
+def test_images_are_embedded_and_lazy(results: Results, tmp_path: Path) -> None:
+    record = results.records[0]
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "face.png")
+    (tmp_path / "fake.png").write_text("no image")
+    artifacts = {"merged": "face.png", "outside": "../face.png", "fake": "fake.png", "adapter": "x.safetensors"}
+    found = replace(results, records=[record.model_copy(update={"artifacts": artifacts})], store=tmp_path)
+    strips, left_out = gallery.strips(found)
+    assert [picture.label for picture in strips[0].pictures] == ["merged"]
+    assert len(left_out) == 2
+    tags = parse(page(found, [], [], []))
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    assert len(images) == 1
+    assert images[0]["loading"] == "lazy"
+    assert str(images[0]["src"]).startswith("data:image/png;base64,")
+
+
+def test_budget_of_images_is_kept_and_said(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MOST", 100)
+    Image.effect_noise((64, 64), 50).save(tmp_path / "face.png")
+    record = results.records[0].model_copy(update={"artifacts": {"a": "face.png"}})
+    strips, left_out = gallery.strips(replace(results, records=[record], store=tmp_path))
+    assert strips == []
+    assert "the page would exceed" in left_out[0]
