@@ -80,7 +80,7 @@ class ImageMethod(ABC):
 
 METHODS: Registry[ImageMethod] = Registry("image method")
 
-# Measured on the tuning identities of the embedded world; the same for every method.
+# From a throw-away prototype of the embedded world, not tuned since; the same for every method.
 RATES: Mapping[str, Any] = {
     "coefficient_learning_rate": 6e-3,
     "extra_learning_rate": 2e-2,
