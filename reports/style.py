@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#646b73", "#d9dde2", "#ffffff"
@@ -212,6 +213,41 @@ def legend_below(figure: Figure, panels: Sequence[Axes], columns: int = 4, handl
             _grow(figure, legend)
             return
         legend.remove()
+
+
+def settle(figure: Figure) -> None:
+    """Wrap titles and labels that do not fit, and lay out once and for all, so that every format shows the same."""
+    engine = figure.get_layout_engine()
+    for _ in range(3):  # a wrapped text moves the panels, and what fitted may no longer
+        if engine is not None:
+            engine.execute(figure)
+        if sum(_wrap(text, width) for text, width in _limits(figure)) == 0:
+            break
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # no engine at all, not "none": that would draw everything once more
+
+
+def _limits(figure: Figure) -> Iterator[tuple[Text, float]]:
+    """Titles and horizontal labels, with the width that each has: up to the next panel of its row, or the edge."""
+    for axes in figure.axes:
+        box, edge = axes.get_window_extent(), figure.bbox.x1 - 4
+        rights = [other.get_window_extent() for other in figure.axes if other is not axes]
+        row = [other.x0 - 6 for other in rights if other.x0 > box.x0 and other.y0 < box.y1 and other.y1 > box.y0]
+        # matplotlib has no public way to a title on the left
+        yield axes._left_title, min([edge, *row]) - box.x0  # type: ignore[attr-defined]
+        yield axes.xaxis.label, 2 * (edge - (box.x0 + box.x1) / 2)
+
+
+def _wrap(text: Text, width: float) -> bool:
+    """Break a text into lines of at most `width` pixels; whether that was needed."""
+    needed = text.get_window_extent().width
+    if not text.get_text() or needed <= width:
+        return False
+    longest = max(len(line) for line in text.get_text().splitlines())
+    most = max(8, int(longest * width / needed))
+    lines = [textwrap.wrap(line, most, break_on_hyphens=False) for line in text.get_text().splitlines()]
+    text.set_text("\n".join(part for line in lines for part in line))
+    return True
 
 
 def _grow(figure: Figure, artist: Artist) -> None:

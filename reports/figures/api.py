@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.sources import Results
-from reports.style import styled
+from reports.style import settle, styled
 from seqlora.errors import StoredFileError
 from seqlora.files import atomic_write
 
@@ -47,8 +47,7 @@ class FigureSpec:
         """Draw with the house style and settle where everything goes, so that every format shows the same."""
         with styled():
             figure = self.draw(data, narrow)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
+            settle(figure)
             return figure
 
     def svg(self, data: pd.DataFrame, narrow: bool = False) -> str:

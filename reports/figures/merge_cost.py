@@ -36,7 +36,7 @@ def describe(data: pd.DataFrame) -> str:
     if len(merged):
         last = merged.iloc[-1]
         parts.append(
-            f"Summing {last.concepts:.0f} updates takes {last.relative_to_copy:.3g} times one copy of the weight"
+            f"Summing {last.concepts:.0f} updates takes {last.relative_to_copy:,.0f} times one copy of the weight"
         )
     if {"sum, SeqLoRA", "fusion, exact"} <= set(error.index):
         texts = [

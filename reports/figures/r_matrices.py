@@ -58,7 +58,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         one = part[part.method == method].pivot(index="stage", columns="concept", values="value")
         _heat(panel, one.to_numpy(), low, high, METRICS[metric].orientation == "lower", 7.5 if narrow else 5.0)
         several = data.task.nunique() > 1
-        panel.set_title(f"{look(method).label}{f' · {task}' if several else ''}", fontsize=8 if narrow else 7.5)
+        panel.set_title(f"{look(method).label}{f' · {task}' if several else ''}", fontsize=7 if narrow else 7.5)
     axes[0].set_ylabel("after stage t")
     axes[0].set_xlabel("concept j")
     headline(figure, describe(data))

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from reports.figures.api import FigureSpec
 from reports.frames import distinct
 from reports.sources import Results
-from reports.style import BLUE, GREEN, INK, headline, legend_below, named, panels, plain_ticks
+from reports.style import BLUE, GREEN, RED, headline, legend_below, named, panels, plain_ticks
 
 COLUMNS = ["source", "layer", "rank", "quantity", "mean", "low", "high", "concepts"]
 QUANTITIES = {
     "frozen_mean": (GREEN, "-", "frozen Haar basis, expected ± 1 sd"),
     "learned": (BLUE, "-", "learned on the other half"),
-    "optimal": (INK, ":", "optimum for this half"),
+    "optimal": (RED, ":", "optimum for this half"),
 }
 
 
