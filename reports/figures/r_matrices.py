@@ -51,7 +51,9 @@ def describe(data: pd.DataFrame) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Small multiples on one colour scale a metric, numbers in the cells."""
     keys = distinct(data, ["task", "metric", "method"])
-    figure, axes = panels(len(keys), narrow, columns=4, height=2.6 if narrow else 1.75)
+    few = data.n_concepts.max() <= 4
+    height = 2.6 if narrow and not few else 1.75
+    figure, axes = panels(len(keys), narrow, columns=4, narrow_columns=2 if few else 1, height=height)
     for panel, (task, metric, method) in zip(axes, keys, strict=True):
         part = data[(data.task == task) & (data.metric == metric)]
         low, high = _limits(part.value, METRICS[metric].orientation)
@@ -62,6 +64,9 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     axes[0].set_ylabel("after stage t")
     axes[0].set_xlabel("concept j")
     headline(figure, describe(data))
+    engine = figure.get_layout_engine()
+    if narrow and engine is not None:
+        engine.set(w_pad=0.1, h_pad=0.1)  # type: ignore[call-arg]  # square panels reach past what the layout reserves
     return figure
 
 
