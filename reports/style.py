@@ -188,7 +188,7 @@ def panels(
 def headline(figure: Figure, text: str) -> None:
     """What the figure shows, as a sentence above it; the figure grows by its height."""
     narrow = figure.get_figwidth() < 5
-    wrapped = "\n".join(textwrap.wrap(text, 41 if narrow else 76, break_long_words=False, break_on_hyphens=False))
+    wrapped = "\n".join(textwrap.wrap(text, 41 if narrow else 76, break_on_hyphens=False))
     title = figure.suptitle(wrapped, x=0.008, ha="left", fontsize=9.5 if narrow else 10.5, fontweight="bold")
     _grow(figure, title)
 

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from bench.api import Cell
 from bench.runner import Job, compute
 from bench.store import Store
-from reports import build
+from reports import build, style
 from reports.figures import FigureSpec
 from reports.sources import Results, load
 from seqlora.files import write_json
@@ -28,7 +29,8 @@ METHODS = ("base", "plain-sum", "plain-average", "frozen-orthonormal", "seqlora"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of results as the commands leave it. Read it, do not write into it."""
     root = tmp_path_factory.mktemp("results")
-    found = ledger.run(ledger.select([]), "synthetic", "smoke", seed=0)
+    with threadpool_limits(1):
+        found = ledger.run(ledger.select([]), "synthetic", "smoke", seed=0)
     stored = ledger.to_json(found, "synthetic", "smoke", 0, [])
     write_json(root / "theory" / "synthetic.json", stored)
     store = Store(root / "bench")
@@ -57,6 +59,7 @@ def _built(results: Results, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FigureSpec, "figure", measured)
+        patch.setitem(style.RC, "savefig.dpi", 50)  # pixels cost time and are looked at elsewhere
         return build.build(results, tmp_path_factory.mktemp("report")).page, overhangs
 
 
