@@ -6,7 +6,6 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from latex2mathml.converter import convert
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from reports import gallery, ledger, style
 from reports.figures.api import FigureSpec
+from reports.inline import Glyphs, inline_svg
 from reports.sources import Results
 from reports.tables import Table
 
@@ -47,35 +47,10 @@ class Drawn:
         """The numbers as a data URI."""
         return f"data:text/csv;base64,{base64.b64encode(self.csv.encode()).decode()}"
 
-    def inline(self, narrow: bool) -> Markup:
-        """The SVG as part of the page: colours follow the page, names do not clash with those of other figures."""
-        name = f"{self.spec.name}-{'narrow' if narrow else 'wide'}"
-        return Markup(inline_svg(self.narrow if narrow else self.wide, name, self.headline))
-
-
-def inline_svg(svg: str, name: str, label: str) -> str:
-    """Make a stored SVG part of an HTML page.
-
-    Args:
-        svg: as matplotlib writes it.
-        name: prefix of all its ids.
-        label: what a screen reader says.
-
-    Returns:
-        The `svg` element: no header, no metadata, no namespaces (HTML knows them), colours of the palette as variables.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
-    svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{escape(label)}"', svg, count=1)
-    return re.sub(r"(?<=: )#([0-9a-f]{6})(?![0-9a-f])", _variable, svg)
-
-
-def _variable(match: re.Match[str]) -> str:
-    colour = match.group(0)
-    return f"var(--c{colour[1:]})" if colour in style.DARK else colour
+    def inline(self, narrow: bool, glyphs: Glyphs) -> Markup:
+        """The SVG as part of the page."""
+        prefix = f"{self.spec.name}-{'narrow' if narrow else 'wide'}"
+        return Markup(inline_svg(self.narrow if narrow else self.wide, prefix, self.headline, glyphs))
 
 
 def colour_variables(dark: bool) -> str:
@@ -102,12 +77,15 @@ def page(results: Results, figures: Sequence[Drawn], tables: Sequence[Table], mi
     environment.filters["pieces"] = ledger.pieces
     strips, left_out = gallery.strips(results)
     rows = ledger.rows(results)
+    glyphs = Glyphs()
     return environment.get_template("page.html").render(
         disclaimer=ledger.DISCLAIMER,
         origins=ledger.ORIGINS,
         summary=[*ledger.summary(rows), *ledger.changes(results)],
         ledger=rows,
         sections={key: (title, [f for f in figures if f.spec.section == key]) for key, title in SECTIONS.items()},
+        plots={f.spec.name: (f.inline(False, glyphs), f.inline(True, glyphs)) for f in figures},
+        sprite=Markup(glyphs.sprite()),
         tables=tables,
         strips=strips,
         missing=[*missing, *results.damaged, *left_out],
