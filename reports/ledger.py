@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,11 +124,11 @@ def summary(ledger: Sequence[Row]) -> list[str]:
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
-    """Split running text into words and LaTeX, which is any word with a backslash, `^` or `_{` in it."""
+    """Split running text into words and LaTeX: any word with a backslash or `_{`, or a single letter with a `^`."""
     found: list[tuple[str, bool]] = []
     for word in text.split(" "):
         body = word.rstrip(",;:")
-        latex = any(mark in body for mark in ("\\", "^", "_{"))
+        latex = re.search(r"\\|_\{|\b[A-Za-z]\^", body) is not None
         found += [(body, True), (word[len(body) :] + " ", False)] if latex else [(word + " ", False)]
     return found
 

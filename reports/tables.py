@@ -103,12 +103,13 @@ def method_tables(results: Results) -> list[Table]:
                 sources = [*values.values(), *others.values()]
                 numbers = [estimate(_chosen(frame, task, count, method)) for frame in sources]
                 rows.append((text(str(one.pretty_name)), text(str(one.role)), *numbers))
-            seeds = group.groupby("method").size().max()
+            seeds = int(group.groupby("method").size().max())
             tables.append(
                 Table(
                     f"methods-{task}-T{count}".replace(":", "-").replace("=", ""),
                     f"{task}, T = {count}",
-                    f"{seeds} seeds and orders; mean ± 95 % t interval; {better} is better; forgetting + is worse.",
+                    f"{seeds} replication{'s' * (seeds > 1)} (seeds and orders); mean ± 95 % t interval; "
+                    f"{better} is better; forgetting + is worse.",
                     ("method", "role", *heads),
                     rows,
                     frozenset(range(2, 2 + len(heads))),

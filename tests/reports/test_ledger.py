@@ -83,6 +83,7 @@ def test_changed_verdicts_are_said(results: Results) -> None:
     [
         ("plain words; more", []),
         (r"with M = Q^\top S Q, all right", [r"Q^\top"]),
+        ("a proxy kappa^2 and the boundary r^*", ["r^*"]),
         (r"\lambda_1, \dots hold", [r"\lambda_1", r"\dots"]),
     ],
 )

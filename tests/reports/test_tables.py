@@ -17,7 +17,7 @@ def named(results: Results, name: str) -> Table:
 
 def test_methods_with_intervals(results: Results) -> None:
     table = named(results, "methods")
-    assert "3 seeds" in table.note
+    assert table.note.startswith("3 replications")
     row = next(row for row in table.rows if row[0].text == "SeqLoRA")
     finals = [r.matrix("relative_error").values[-1].mean() for r in results.records if r.cell.method == "seqlora"]
     assert row[2].text.startswith(f"{np.mean(finals):.3f} ± ")
