@@ -34,9 +34,13 @@ def build_tokenizer() -> CLIPTokenizer:
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = Whitespace()
     letters = list(string.ascii_lowercase + string.digits + ",.-'")
+    # The learner numbers final letters in the order of a hash map, another one at each call, and breaks ties between
+    # merges by number: naming them first fixes both.
+    final_letters = [f"{letter}</w>" for letter in letters]
     trainer = BpeTrainer(
-        vocab_size=100_000, min_frequency=1, show_progress=False, end_of_word_suffix="</w>", initial_alphabet=letters
-    )
+        vocab_size=100_000, min_frequency=1, show_progress=False, end_of_word_suffix="</w>", initial_alphabet=letters,
+        special_tokens=final_letters,
+    )  # fmt: skip
     learner.train_from_iterator([" ".join([*words, *letters])], trainer)
     vocab = learner.get_vocab()
     pieces = sorted(vocab, key=vocab.__getitem__)
