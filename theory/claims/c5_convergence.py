@@ -119,11 +119,12 @@ def _descents(
 ) -> list[BoundCheck]:
     problem = setting.problem
     first = random_start(problem, RANK, rng)
-    # Curvature is largest far from the optimum, where the descent starts.
-    L = max(setting.smoothness, problem.largest_curvature(first, rng)[0])
-    armijo = descend(problem, first, iterations, stop=STOP * problem.energy)
-    fixed = descend(problem, first, iterations // 8, step=1 / L)
     noise = problem.rounding(setting.best)
+    # Curvature is largest far from the optimum, where the descent starts.
+    L, fixed = _descend_with_smoothness(
+        problem, first, iterations // 8, max(setting.smoothness, problem.largest_curvature(first, rng)[0]), noise
+    )
+    armijo = descend(problem, first, iterations, stop=STOP * problem.energy)
     tables["descent"] += _trace(setting, armijo, start, "armijo") + _trace(setting, fixed, start, "1/L")
     gap = float(armijo.values[-1]) - setting.optimum
     A = problem.basis(armijo.last)
@@ -141,6 +142,7 @@ def _descents(
         BoundCheck(f"monotone: Armijo, {label}", armijo.largest_increase, 0.0, layer=on),
         BoundCheck(f"monotone: step 1/L, {label}", fixed.largest_increase, 0.0, tolerance=noise, layer=on),
         *(BoundCheck(f"rate: {rule}, {label}", value, 1.0, layer=on) for rule, value in tightness.items()),
+        BoundCheck(f"smoothness: {label}", L, 2 * problem.smoothness_bound(), layer=on),  # 2: L was found by doubling
         BoundCheck(f"gap: {label}", gap, TARGET_GAP * problem.energy, layer=on, details=details),
         BoundCheck(f"optimality: {label}", setting.optimum, float(armijo.values.min()), tolerance=noise, layer=on),
         BoundCheck(
@@ -152,6 +154,23 @@ def _descents(
             layer=on,
         ),
     ]
+
+
+def _descend_with_smoothness(
+    problem: ReducedProblem, first: Array, iterations: int, curvature: float, noise: float
+) -> tuple[float, Descent]:
+    """Smallest L = curvature, 2 curvature, … that is a smoothness constant along its own run with steps 1/L.
+
+    The rate needs Phi(R_C(-grad/L)) <= Phi(C) - ‖grad‖^2 / (2L) at every iterate. Curvatures at single points do not
+    give it: the largest one along a step may lie between them.
+    """
+    L = curvature
+    while True:
+        fixed = descend(problem, first, iterations, step=1 / L)
+        promised = fixed.gradient_norms2[: len(fixed.steps)] / (2 * L)
+        if problem.smoothness_bound() <= L or (-np.diff(fixed.values) >= promised - noise).all():
+            return L, fixed
+        L *= 2
 
 
 def _inner(
