@@ -73,6 +73,7 @@ class ConceptSequence(MergedModel):
         # F with F^T F = sum of the second moments of what must be remembered, and how many moments that is
         self.past_factors = {name: torch.zeros(0, width, dtype=torch.float64) for name, width in widths.items()}
         self.remembered = 0
+        self._remembered_names: list[str] = []
         self._hooks: dict[str, list[Hook]] = {"concept_start": [], "concept_end": []}
         if self.folder is not None and (self.folder / storage.INDEX).exists():
             self._load(self.folder, check_config=True)
@@ -235,11 +236,14 @@ class ConceptSequence(MergedModel):
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
 
-    def remember(self, batches: Iterable[Any], loss: Loss) -> None:
+    def remember(self, batches: Iterable[Any], loss: Loss, name: str = "") -> None:
         """Add the layers' second moments on `batches` to what the forgetting penalty protects.
 
-        Called for every finished concept; call it with generic prompts to protect the base model as well.
+        Called for every finished concept; call it with generic prompts to protect the base model as well. With a
+        `name`, which is stored with the next concept, a second call (of a script that was started again) does nothing.
         """
+        if name and name in self._remembered_names:
+            return
         with self._aside():
             moments = gather_moments(self.model, self.layers, batches, loss, self.config)
         for layer in self.layers:
@@ -248,6 +252,8 @@ class ConceptSequence(MergedModel):
             factor = moments[layer.name].factor()
             self.past_factors[layer.name] = merge_factors(self.past_factors[layer.name], factor, size)
         self.remembered += 1
+        if name:
+            self._remembered_names.append(name)
 
     def _penalty_weights(self) -> dict[str, float]:
         """Weight w of tr(B A S_past A^T B^T) / 2 in each layer."""
@@ -296,7 +302,7 @@ class ConceptSequence(MergedModel):
         known = self._stored.setdefault(folder.resolve(), {})
         entries = [known.get(name) or storage.write_concept(folder, c) for name, c in self.concepts.items()]
         known.update(zip(self.concepts, entries, strict=True))
-        moments: dict[str, Any] = {"remembered": self.remembered, "file": ""}
+        moments: dict[str, Any] = {"remembered": self.remembered, "names": self._remembered_names, "file": ""}
         if self.remembered:
             moments["file"] = f"moments-{self.remembered}.safetensors"
             write_tensors(folder / moments["file"], self.past_factors)
@@ -326,6 +332,7 @@ class ConceptSequence(MergedModel):
             self.adopt(storage.read_concept(folder, entry, shapes))
         self._stored[folder.resolve()] = dict(zip(self.concepts, index["concepts"], strict=True))
         self.remembered = int(index["moments"]["remembered"])
+        self._remembered_names = list(index["moments"].get("names", []))
         if index["moments"]["file"]:
             self.past_factors = storage.read_moments(folder, index["moments"]["file"], shapes)
 

@@ -302,3 +302,15 @@ def test_strided_and_shared_tensors_are_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a", "A-1_b.c", "x" * 100])
 def test_good_names_pass(name: str) -> None:
     assert check_name(name, "concept") == name
+
+
+def test_what_is_remembered_by_name_counts_once_after_a_restart(mlp: SimpleNamespace, tmp_path: Path) -> None:
+    def script() -> ConceptSequence:
+        sequence = ConceptSequence(mlp.model(), mlp.config(forgetting_weight=1.0), folder=tmp_path)
+        sequence.remember(mlp.batches(5, 3), mlp.loss, name="generic")
+        mlp.learn(sequence, "c0")
+        return sequence
+
+    first, again = script(), script()
+    assert first.remembered == again.remembered == 2
+    assert all(torch.equal(first.past_factors[k], again.past_factors[k]) for k in first.past_factors)
