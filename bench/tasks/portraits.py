@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,6 +92,13 @@ class PortraitTask(ImageTask):
         return vars(self.options).copy(), {f"world/{name}": str(entry["sha256"]) for name, entry in files.items()}
 
 
+def pipeline_digest() -> str:
+    """Hash over every file of the pipeline: a training depends on tokenizer, text encoder and autoencoder as well."""
+    files = assets.manifest()["files"]
+    lines = [f"{name} {files[name]['sha256']}" for name in sorted(files) if name.startswith(f"{assets.PIPELINE}/")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def portraits(options: str) -> PortraitTask:
     """The task "portraits", with options as in `PortraitOptions`."""
     return PortraitTask(with_options(PortraitOptions(), options, "task portraits"))
@@ -129,9 +137,8 @@ def _cached_workshop(
         concept_images(f"person{i}", people[i], options, seeds.rng("data", position))
         for position, i in enumerate(chosen)
     )
-    base = assets.manifest()["files"]["pipeline/unet/diffusion_pytorch_model.safetensors"]["sha256"]
     training = Training(
-        base=str(base),
+        base=pipeline_digest(),
         concepts=concepts,
         seeds=tuple(seeds.sequence("training", j) for j in range(n_concepts)),
         budget=Budget(options.steps, options.batch, options.bfloat16),

@@ -17,6 +17,8 @@ from bench.metrics.identity import IdentityJudge
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio
 from bench.tasks.images import ImageWorkshop, Judges, measure
+from bench.tasks.portraits import pipeline_digest
+from bench.world import assets
 from seqlora.subspace import overlap
 
 
@@ -136,3 +138,13 @@ def test_views_of_clip_scores() -> None:
     same = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert drift(same, same) == 0.0
     assert drift(same, -same) == 1.0
+
+
+@pytest.mark.parametrize("part", ["tokenizer/tokenizer.json", "text_encoder/model.safetensors", "vae/config.json"])
+def test_a_training_belongs_to_every_file_of_the_pipeline(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = assets.manifest()["files"]
+    before = pipeline_digest()
+    assert f"pipeline/{part}" in files
+    changed = {**files, f"pipeline/{part}": {"sha256": "0" * 64}}
+    monkeypatch.setattr(assets, "manifest", lambda: {"files": changed})
+    assert pipeline_digest() != before
