@@ -145,6 +145,15 @@ def recording(
             handle.remove()
 
 
+def pad_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same updates with zero directions added to narrow layers, so that one rank (and scale 1) holds everywhere."""
+    rank = max((A.shape[0] for A, _ in factors.values()), default=0)
+    return {
+        name: (F.pad(A, (0, 0, 0, rank - A.shape[0])), F.pad(B, (0, rank - A.shape[0])))
+        for name, (A, B) in factors.items()
+    }
+
+
 def export_lora(
     folder: str | Path, factors: Mapping[str, tuple[Tensor, Tensor]], layers: Sequence[AdaptedLayer], prefix: str
 ) -> None:
@@ -159,14 +168,13 @@ def export_lora(
         prefix: what diffusers puts before the layer names ("unet"), "" if the names already start so.
     """
     folder = Path(folder)
-    rank = max(A.shape[0] for A, _ in factors.values())
     shapes = {layer.name: (layer.A.shape[1:], layer.B.shape[2:]) for layer in layers}
     state: dict[str, Tensor] = {}
-    for name, (A, B) in factors.items():
-        missing = rank - A.shape[0]
+    for name, (A, B) in pad_rank(factors).items():
         tail_A, tail_B = shapes[name]
-        state[f"{name}.lora_A.weight"] = F.pad(A, (0, 0, 0, missing)).reshape(rank, *tail_A)
-        state[f"{name}.lora_B.weight"] = F.pad(B, (0, missing)).reshape(-1, rank, *tail_B)
+        state[f"{name}.lora_A.weight"] = A.reshape(-1, *tail_A)
+        state[f"{name}.lora_B.weight"] = B.reshape(*B.shape, *tail_B)
+    rank = max(A.shape[0] for A, _ in factors.values())
     write_tensors(folder / "adapter_model.safetensors", {f"base_model.model.{k}": v for k, v in state.items()})
     dotted = f"{prefix}." if prefix else ""
     write_tensors(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.personalise.shared import Learnt
+from seqlora.adapters import pad_rank
 from seqlora.files import write_tensors
 
 TOKEN_FILE, LORA_FILE = "token.safetensors", "pytorch_lora_weights.safetensors"
@@ -20,12 +20,9 @@ TOKEN_FILE, LORA_FILE = "token.safetensors", "pytorch_lora_weights.safetensors"
 def export_concept(learnt: Learnt, folder: str | Path) -> Path:
     """Write one concept of a linear-layer LoRA (scale 1; smaller ranks are padded with zeros); returns the folder."""
     folder = Path(folder)
-    rank = max((A.shape[0] for A, _ in learnt.factors.values()), default=0)
     state: dict[str, Tensor] = {}
-    for layer, (A, B) in learnt.factors.items():
-        missing = rank - A.shape[0]
-        state[f"{layer}.lora_A.weight"] = F.pad(A, (0, 0, 0, missing))
-        state[f"{layer}.lora_B.weight"] = F.pad(B, (0, missing))
+    for layer, (A, B) in pad_rank(learnt.factors).items():
+        state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"] = A, B
     if state:
         write_tensors(folder / LORA_FILE, state, {"format": "pt"})
     write_tensors(folder / TOKEN_FILE, {f"<{learnt.name}>": learnt.token}, {"format": "pt"})
