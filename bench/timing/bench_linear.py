@@ -8,6 +8,7 @@ from typing import Any
 import geoopt
 import numpy as np
 import pymanopt
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -94,27 +95,21 @@ def with_geoopt(problem: Problem) -> Callable[[], object]:
     return run
 
 
-def test_against_pymanopt(benchmark: Any) -> None:
+@pytest.mark.parametrize(
+    ("rival", "name"),
+    [(with_pymanopt, "pymanopt conjugate gradient"), (with_geoopt, "geoopt Riemannian SGD")],
+    ids=["pymanopt", "geoopt"],
+)
+def test_against_a_manifold_optimiser(
+    benchmark: Any, rival: Callable[[Problem], Callable[[], object]], name: str
+) -> None:
     problem = Problem()
     compare(
         benchmark,
         lambda: solve_linear(problem.X, problem.Y, RANK, RIDGE),
-        with_pymanopt(problem),
-        name="pymanopt conjugate gradient to a 1e-8 gap / solve_linear",
+        rival(problem),
+        name=f"{name} to a 1e-8 gap / solve_linear",
         goal=20,
         smaller_is_better=False,
         rounds=5,
-    )
-
-
-def test_against_geoopt(benchmark: Any) -> None:
-    problem = Problem()
-    compare(
-        benchmark,
-        lambda: solve_linear(problem.X, problem.Y, RANK, RIDGE),
-        with_geoopt(problem),
-        name="geoopt Riemannian SGD to a 1e-8 gap / solve_linear",
-        goal=20,
-        smaller_is_better=False,
-        rounds=3,
     )

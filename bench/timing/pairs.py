@@ -19,6 +19,7 @@ def compare(
     smaller_is_better: bool,
     rounds: int = 9,
     repeats: int = 1,
+    share: float = 1.0,
 ) -> float:
     """Benchmark `candidate`, with one run of `reference` before each of its rounds; returns the median ratio.
 
@@ -31,6 +32,7 @@ def compare(
         smaller_is_better: True for cost (candidate / reference), False for speed-up (reference / candidate).
         rounds: pairs that count; one more is run first as a warm-up.
         repeats: calls of each within one round, for functions too fast to time alone.
+        share: what part of the candidate's work the reference does; its seconds are divided by it.
     """
     reference_seconds: list[float] = []
     candidate_seconds: list[float] = []
@@ -50,7 +52,7 @@ def compare(
         iterations=1,
     )
     # Pair by pair, the first pair being the warm-up of the reference.
-    ours, theirs = np.array(candidate_seconds[1:]), np.array(reference_seconds[1:])
+    ours, theirs = np.array(candidate_seconds[1:]), np.array(reference_seconds[1:]) / share
     ratios = ours / theirs if smaller_is_better else theirs / ours
     ratio = float(np.median(ratios))
     benchmark.extra_info.update(
