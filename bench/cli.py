@@ -50,7 +50,7 @@ CPUS = os.cpu_count() or 1
 WORTH_WORKERS = 20.0  # seconds of work below which starting worker processes (each imports torch) saves nothing
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the store.")]
-SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci or full.")]
+SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci, images or full.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task (repeatable).")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method (repeatable).")]
 Concepts = Annotated[str, typer.Option("--concepts", help="Numbers of concepts: 2,4,8.")]
@@ -85,7 +85,8 @@ def run_command(
     cells = selected(suite, task, method, concepts, seeds, shard)
     store = Store(out)
     if executor == "auto":
-        executor = "serial" if workers == 1 or expected_seconds(cells, store, force) < WORTH_WORKERS else "loky"
+        seconds = estimate_seconds(to_run(cells, store, force), store.all_records(), 1)
+        executor = "serial" if workers == 1 or seconds < WORTH_WORKERS else "loky"
     if dry_run:
         return plan(cells, store, 1 if executor == "serial" else workers, force)
     job = Job(out, threads, force, retry_failed, settings(option or []))
@@ -107,17 +108,12 @@ def to_run(cells: list[Cell], store: Store, force: bool) -> list[Cell]:
     return [cell for cell in cells if force or store.state(cell) in ("missing", "corrupt")]
 
 
-def expected_seconds(cells: list[Cell], store: Store, force: bool, workers: int = 1) -> float:
-    """How long `run` would take."""
-    return estimate_seconds(to_run(cells, store, force), store.all_records(), workers)
-
-
 def plan(cells: list[Cell], store: Store, workers: int, force: bool) -> None:
     """Print which cells are missing and how long they will take."""
     missing = to_run(cells, store, force)
     for cell in missing:
         print(cell)
-    seconds = expected_seconds(cells, store, force, workers)
+    seconds = estimate_seconds(missing, store.all_records(), workers)
     say(f"{len(missing)} of {len(cells)} cells to run, about {in_words(seconds)} with {workers} at a time")
 
 

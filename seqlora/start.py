@@ -100,9 +100,7 @@ def random_start(group: LayerGroup, past: Mapping[str, Tensor], rng: np.random.G
 def spread_start(group: LayerGroup, concept: int, concepts: int, seed: int) -> Tensor:
     """The bases of concept number `concept` in the least-overlap arrangement of all `concepts`. Shape (L, r, n)."""
     rank, n = group.A.shape[-2:]
-    return torch.from_numpy(
-        np.stack([_arrangement(n, rank, concepts, seed, name)[concept % concepts] for name in group.names])
-    )
+    return torch.from_numpy(np.stack([_arrangement(n, rank, concepts, seed, name)[concept] for name in group.names]))
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,6 @@ class Learner:
         with replaced(self.pipeline.text_encoder, {number: vector}):
             yield from self.sequence.learn(concept.name, batches, diffusion_loss, extra={TOKEN: vector})
         install(self.pipeline.text_encoder, {number: vector.detach()})
-
-    def learn_all(
-        self,
-        concepts: Sequence[ConceptImages],
-        seeds: Sequence[np.random.SeedSequence],
-        watch: Callable[[Step], None] = lambda step: None,
-    ) -> None:
-        """Learn several concepts; those that the folder already holds are taken from there."""
-        for concept, seed in zip(concepts, seeds, strict=True):
-            for step in self.learn(concept, seed):
-                watch(step)
 
 
 def token_parameter(pipeline: Any, concept: ConceptImages) -> tuple[int, nn.Parameter]:
