@@ -91,7 +91,7 @@ def fit_pca(pool: FigurePool) -> PatchPCA:
 
 WORDS = TrainingPlan("words", steps=1500, lr=2e-3, entropy=16, decay=0.4)
 WORDS_BATCH = 64
-DIFFUSION = TrainingPlan("diffusion", steps=6100, lr=1e-3, entropy=11, warmup=200, decay=0.3, ema=0.99)
+DIFFUSION = TrainingPlan("diffusion", steps=9000, lr=1e-3, entropy=11, warmup=200, decay=0.3, ema=0.99)
 DIFFUSION_BATCH = 32
 PREVIEW_EVERY = 1000  # steps between sample grids
 IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
