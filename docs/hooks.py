@@ -1,0 +1,82 @@
+"""Hooks of the site: formulas as MathML, statements from the claims, measurements from the published ledger.
+
+A page says `<!-- claim C1 -->` where the statement of a claim belongs and `<!-- measured C1 -->` where its rows of
+`reports/published/ledger.md` do, so that neither can drift from the code or from the last published run. Figures of
+that run are served as `figures/<name>.png`. Nothing is loaded from the network, neither here nor by the pages.
+"""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+LEDGER = ROOT / "reports" / "published" / "ledger.md"
+FIGURES = ROOT / "reports" / "published" / "figures"
+ORIGINS = {
+    "abstract": "a reconstruction: the abstract asserts it in words, the formula is ours",
+    "ours": "ours: the abstract does not say it",
+}
+DIRECTIVE = re.compile(r"<!-- (claim|measured) (\w+) -->")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the published figures."""
+    for path in sorted(FIGURES.glob("*.png")):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in statements and measurements."""
+    parts = {"claim": statement, "measured": measured}
+    return DIRECTIVE.sub(lambda match: parts[match[1]](match[2]), markdown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Turn what arithmatex marked as a formula into MathML."""
+    return FORMULA.sub(lambda match: mathml(unescape(match[3]), match[2] == "[", page.file.src_uri), html)
+
+
+def statement(claim: str) -> str:
+    """Title, LaTeX and origin of a claim, as the code has them."""
+    import theory.claims  # noqa: F401 (registers the claims)
+    from theory.api import CLAIMS
+
+    known = CLAIMS[claim]
+    return (
+        f'!!! abstract "{claim}: {known.title}"\n\n    $$\n    {known.statement}\n    $$\n\n'
+        f"    Origin: {ORIGINS[known.source]}.\n"
+    )
+
+
+def measured(claim: str) -> str:
+    """The claim's rows of the published ledger, one paragraph a source of layers."""
+    rows = [line for line in LEDGER.read_text(encoding="utf-8").splitlines() if line.startswith(f"| **{claim}** ")]
+    if not rows:
+        raise PluginError(f"{LEDGER} has no row for {claim}; publish a run that checks it")
+    text = []
+    for row in rows:
+        _, _, layers, verdict, evidence, controls = (cell.strip() for cell in row.strip("| ").split(" | "))
+        text.append(f'!!! quote "{layers}"\n\n    {verdict}\n\n    {evidence}\n\n    Controls: {controls}.\n')
+    return "\n".join(text)
+
+
+def mathml(latex: str, display: bool, where: str) -> str:
+    """A formula that browsers set themselves.
+
+    Raises:
+        PluginError: a command that the converter does not know.
+    """
+    text = convert(latex.strip(), display="block" if display else "inline")
+    left = re.search(r"\\[A-Za-z]+", text)
+    if left:
+        raise PluginError(f"{where}: {left[0]} in {latex.strip()!r} cannot be set; write it another way")
+    return f'<div class="formula">{text}</div>' if display else text
