@@ -31,7 +31,8 @@ from bench.selection import selected, settings
 from bench.store import Store
 from bench.suites import SUITES
 from bench.tasks import TASKS, load_task
-from seqlora.errors import BadInputError, SeqLoRAError
+from seqlora.errors import BadInputError
+from theory import commandline
 
 app = typer.Typer(
     help="Compare continual multi-concept methods, cell by cell.",
@@ -250,8 +251,4 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Entry point: errors that the user can mend become one line and an exit code."""
-    try:
-        app(prog_name="python -m bench")
-    except SeqLoRAError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
+    sys.exit(commandline.run(app, "python -m bench"))

@@ -15,7 +15,8 @@ from reports import build as building
 from reports.figures import FIGURES, find, save
 from reports.figures.api import read_csv
 from reports.sources import COMMANDS, load
-from seqlora.errors import BadInputError, SeqLoRAError
+from seqlora.errors import BadInputError
+from theory import commandline
 
 app = typer.Typer(
     help="Draw figures, tables and the page from stored results; nothing is measured here.",
@@ -69,14 +70,7 @@ def list_command() -> None:
 
 def main() -> None:
     """Entry point: errors that the user can mend become one line and an exit code."""
-    try:
-        app(prog_name="python -m reports")
-    except SeqLoRAError as error:
-        _say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted; figures that were finished are whole")
-        sys.exit(130)
+    sys.exit(commandline.run(app, "python -m reports", interrupted="interrupted; figures that were finished are whole"))
 
 
 def _say(text: str) -> None:

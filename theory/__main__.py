@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from seqlora.errors import BadInputError, SeqLoRAError
+from seqlora.errors import BadInputError
 from seqlora.files import write_json
-from theory import ledger
+from theory import commandline, ledger
 from theory.api import Claim, ClaimResult, Suite
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -103,21 +103,7 @@ def _plain(words: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; every foreseeable failure is one line on stderr and an exit code."""
-    try:
-        code = app(args=arguments, standalone_mode=False, prog_name="python -m theory")
-    except SeqLoRAError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of click: unknown option, not a number
-            print(f"error: {error.format_message()}; see python -m theory --help", file=sys.stderr)
-            return 2
-        raise
-    if code == 130:  # click turns an interrupt into this code, some of its versions into Abort
-        print("interrupted; nothing was written", file=sys.stderr)
-    return int(code or 0)
+    return commandline.run(app, "python -m theory", arguments, "interrupted; nothing was written")
 
 
 if __name__ == "__main__":
