@@ -31,11 +31,18 @@ PLAIN_WIDTH = 160  # columns of the table where there is no terminal to fit
 def check(
     claims: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM]...", help="Claim ids; all if none.")] = None,
     layers: Annotated[
-        str, typer.Option(help="synthetic, minilm, hf:<folder> or hf:<folder>#<regular expression of layer names>.")
+        str,
+        typer.Option(
+            help="synthetic, minilm, diffusion, hf:<folder> or diffusion:<folder>, "
+            "the last two with #<regular expression of layer names>."
+        ),
     ] = "synthetic",
     suite: Annotated[str, typer.Option(help="smoke (seconds), ci (a minute) or full.")] = "ci",
     seed: Annotated[int, typer.Option(min=0, help="Entropy of all randomness.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
+    bless: Annotated[
+        bool, typer.Option("--bless", help="Make these verdicts the expected ones of the source.")
+    ] = False,
 ) -> None:
     """Check claims about SeqLoRA on layers and print which hold, which fail, and under which condition."""
     chosen = ledger.select(claims or [])
@@ -44,6 +51,8 @@ def check(
     # One BLAS thread: two fight over small matrices, and QR and SVD differ bitwise with the number of threads.
     with Watch(len(chosen)) as watch, threadpool_limits(1):
         results = ledger.run(chosen, layers, cast(Suite, suite), seed, watch)
+    if bless:
+        ledger.bless(results, layers)
     changed = ledger.changes(results, ledger.expected_kinds(layers))
     if json is not None:
         write_json(json, ledger.to_json(results, layers, suite, seed, changed))

@@ -83,7 +83,14 @@ def _transformers(folder: Path) -> TextModel:
     return TextModel(module, _tokenizer(tokenizer, pad=False), lambda ids: module(input_ids=ids))
 
 
-def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
+def load_pipeline(folder: Path) -> Any:
+    """A Stable Diffusion pipeline in float32, in inference mode, without the parts that draw pixels.
+
+    Raises:
+        BadInputError: the folder is missing, holds no such pipeline, or cannot be loaded offline.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise BadInputError(f"{folder} holds no diffusers pipeline: model_index.json is not there")
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
 
@@ -95,9 +102,14 @@ def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
     unused = {name: None for name in ("vae", "safety_checker", "feature_extractor", "image_encoder") if name in index}
     with _loading(folder), _no_bars(diffusers_logging):
         pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, **unused)
-    unet, encoder, scheduler = pipeline.unet, pipeline.text_encoder, pipeline.scheduler
-    for module in (unet, encoder):
+    for module in (pipeline.unet, pipeline.text_encoder):
         module.float().eval().requires_grad_(False)
+    return pipeline
+
+
+def _diffusers(folder: Path, rng: np.random.Generator) -> TextModel:
+    pipeline = load_pipeline(folder)
+    unet, encoder, scheduler = pipeline.unet, pipeline.text_encoder, pipeline.scheduler
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
 

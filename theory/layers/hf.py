@@ -95,7 +95,7 @@ def _record_concept(
         raise BadInputError(f"concept {concept!r} has no passage of {WINDOW} tokens; give it longer texts")
     kept: dict[str, list[Array]] = {}
     for ids in tokens.ids[:windows].split(model.batch):
-        with torch.inference_mode(), _inputs(model.module, names) as inputs:
+        with torch.inference_mode(), watched(model.module, names) as inputs:
             model.forward(ids)
         for name, seen in inputs.items():
             kept.setdefault(name, []).append(_columns(seen, tokens.content, ids, rng))
@@ -103,7 +103,7 @@ def _record_concept(
 
 
 @contextmanager
-def _inputs(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def watched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While open, collect the input of each named layer's latest call."""
     inputs: dict[str, Tensor] = {}
 

@@ -114,7 +114,7 @@ def test_five_layers_are_spread_over_the_depth_by_default(bert: Path) -> None:
 def test_hooks_are_gone_afterwards(bert: Path) -> None:
     model = folders.open_folder(bert, np.random.default_rng(0))
     name = "encoder.layer.0.attention.self.query"
-    with hf._inputs(model.module, [name]):
+    with hf.watched(model.module, [name]):
         assert model.module.get_submodule(name)._forward_pre_hooks
     assert not model.module.get_submodule(name)._forward_pre_hooks
 
