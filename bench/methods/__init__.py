@@ -10,6 +10,7 @@ from bench.registry import Registry
 # family -> the registry of its methods, imported when a task of the family is used.
 FAMILIES: Registry[Registry[Any]] = Registry("family of methods")
 FAMILIES.lazy("linear", "bench.methods.linear:METHODS")
+FAMILIES.lazy("trained", "bench.methods.trained:METHODS")
 FAMILIES.lazy("images", "bench.methods.images:METHODS")
 
 

@@ -12,6 +12,7 @@ from bench.registry import Registry
 TASKS: Registry[Callable[[str], Task]] = Registry("task")
 TASKS.lazy("linear-synthetic", "bench.tasks.linear:synthetic")
 TASKS.lazy("linear-minilm", "bench.tasks.linear:minilm")
+TASKS.lazy("linear-trained", "bench.tasks.trained:trained")
 TASKS.lazy("portraits", "bench.tasks.portraits:portraits")
 
 

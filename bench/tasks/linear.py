@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from bench.api import Array, Cell, CellResult, Context, MetricMatrix, Value
+from bench.disturbance import OPTION, disturbance, disturbed_problem, stream
 from bench.methods.linear.api import LinearMethod, LinearProblem, Stage
 from bench.metrics.linear import change_matrix, error_matrix, layer_values
 from bench.options import canonical_name, with_options
@@ -102,6 +103,9 @@ class LinearTask(ABC):
     def run(self, cell: Cell, method: LinearMethod, context: Context) -> CellResult:
         """See `Task.run`."""
         concepts, layers = _cached_problems(self, cell.n_concepts, cell.order, context.seeds)
+        which = disturbance(context.options)
+        if which:
+            layers = _disturbed(layers, context.seeds, which)
         matrices: list[MetricMatrix] = []
         values: list[Value] = []
         seconds = 0.0
@@ -115,6 +119,7 @@ class LinearTask(ABC):
         names = dict.fromkeys(matrix.metric for matrix in matrices)
         matrices += [mean_over_layers([m for m in matrices if m.metric == name]) for name in names]
         settings = {"rank": self.options.rank, "relative_ridge": self.options.ridge, "layers": len(layers)}
+        settings |= {OPTION: which} if which else {}
         timing = {"learn_seconds": seconds, "learn_seconds_per_concept": seconds / cell.n_concepts}
         return CellResult(concepts, matrices, values, settings, timing=timing, weights=self.weights())
 
@@ -280,6 +285,14 @@ def _half_moments(X: Array, window: int, rng: np.random.Generator) -> tuple[Arra
     halves = (columns[:, part].reshape(X.shape[0], -1) for part in (order[: windows // 2], order[windows // 2 :]))
     first, second = (half @ half.T / half.shape[1] for half in halves)
     return first, second
+
+
+def _disturbed(layers: Sequence[Halves], seeds: Seeds, which: int) -> tuple[Halves, ...]:
+    """The same layers on hardware that rounds differently."""
+    return tuple(
+        Halves(*(disturbed_problem(half, stream(seeds, which, i)) for half in (halves.fitted, halves.held_out)))
+        for i, halves in enumerate(layers)
+    )
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from bench.api import Cell, Context
+from bench.disturbance import disturb_weights, disturbance, stream
 from bench.metrics.clip import ClipJudge
 from bench.metrics.identity import IdentityJudge
 from bench.options import canonical_name, with_options
@@ -84,7 +85,9 @@ class PortraitTask(ImageTask):
 
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`."""
-        return _cached_workshop(self.options, self.name, cell.n_concepts, cell.order, context.seeds, context.shared)
+        which = disturbance(context.options)
+        axes = (self.options, self.name, cell.n_concepts, cell.order, context.seeds, context.shared)
+        return _cached_workshop(*axes, which)
 
     def origin(self) -> tuple[dict[str, Any], dict[str, str]]:
         """See `ImageTask.origin`."""
@@ -128,7 +131,7 @@ def prompt_templates(count: int, rng: np.random.Generator) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _cached_workshop(
-    options: PortraitOptions, task: str, n_concepts: int, order: int, seeds: Seeds, shared: Path
+    options: PortraitOptions, task: str, n_concepts: int, order: int, seeds: Seeds, shared: Path, disturbed: int
 ) -> ImageWorkshop:
     """Neighbouring cells differ in their method only: data, models and shared images are kept."""
     chosen = concept_order(task, SIZES[options.split], n_concepts, order)
@@ -137,8 +140,15 @@ def _cached_workshop(
         concept_images(f"person{i}", people[i], options, seeds.rng("data", position))
         for position, i in enumerate(chosen)
     )
+
+    def load() -> StableDiffusionPipeline:
+        pipeline = load_pipeline()
+        if disturbed:
+            disturb_weights(pipeline.unet, stream(seeds, disturbed))
+        return pipeline
+
     training = Training(
-        base=pipeline_digest(),
+        base=f"{pipeline_digest()} disturbed {disturbed}" if disturbed else pipeline_digest(),
         concepts=concepts,
         seeds=tuple(seeds.sequence("training", j) for j in range(n_concepts)),
         budget=Budget(options.steps, options.batch, options.bfloat16),
@@ -146,8 +156,8 @@ def _cached_workshop(
     )
     return ImageWorkshop(
         training,
-        load_pipeline,
-        Studio(load_pipeline(), SIZE, options.sampler_steps, options.guidance),
+        load,
+        Studio(load(), SIZE, options.sampler_steps, options.guidance),
         load_judges(),
         prompt_templates(options.prompts, seeds.rng("evaluation", 0)),
         tuple(seeds.sequence("evaluation", 1, j) for j in range(n_concepts + 1)),
