@@ -156,6 +156,16 @@ CLIP_IMAGE = define(
         description="cosine of images and held-out references; it can rise while identity collapses",
     )
 )
+DINO = define(
+    Metric(
+        "dino",
+        "DINO",
+        "higher",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        description="cosine of self-supervised ViT features of whole images and held-out references, all pairs",
+    )
+)
 CONTEXT = define(
     Metric(
         "context",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -23,13 +23,25 @@ class IdentityScores:
 
     Attributes:
         cosine: mean over references, 0 where no face was found.
-        detected: mean cosine above the threshold, and a face found.
-        found: whether a face was found.
+        detected: mean cosine above the threshold, and a face found; None without a threshold.
+        found: whether a face was found; None without a detector.
     """
 
     cosine: NDArray[np.float64]
-    detected: NDArray[np.bool_]
-    found: NDArray[np.bool_]
+    detected: NDArray[np.bool_] | None
+    found: NDArray[np.bool_] | None
+
+    def metrics(self) -> dict[str, NDArray[np.float64]]:
+        """Metric -> one number an image; what could not be judged is left out."""
+        judged = {"identity": self.cosine, "detection": self.detected, "face_found": self.found}
+        return {name: numbers.astype(np.float64) for name, numbers in judged.items() if numbers is not None}
+
+
+class Recognises(Protocol):
+    """Whoever tells people apart: the embedded world's encoder, or a face detector and encoder for photographs."""
+
+    def score(self, images: Pixels, references: Pixels) -> IdentityScores:
+        """All pairs of generated images and references."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,13 @@ class IdentityJudge:
 
     Attributes:
         encoder: insightface's `ArcFaceONNX`, prepared.
-        threshold: cosine at a false-accept rate of 1e-3 on impostor pairs of this encoder.
-        found: (n, H, W, 3) uint8 images -> (n,) bool.
+        threshold: cosine at a false-accept rate of 1e-3 on impostor pairs of this encoder; None if it is not known.
+        found: (n, H, W, 3) uint8 images -> (n,) bool; None without a detector: every image then counts as a face.
     """
 
     encoder: Any
-    threshold: float
-    found: Callable[[Pixels], NDArray[np.bool_]]
+    threshold: float | None
+    found: Callable[[Pixels], NDArray[np.bool_]] | None
 
     def embed(self, images: Pixels) -> NDArray[np.float64]:
         """(n, d) unit embeddings of (n, H, W, 3) uint8 RGB images (insightface expects BGR)."""
@@ -54,7 +66,13 @@ class IdentityJudge:
 
     def score(self, images: Pixels, references: Pixels) -> IdentityScores:
         """All pairs of generated images and references; O(n k d)."""
-        found = np.asarray(self.found(images))
+        found = None if self.found is None else np.asarray(self.found(images))
         mean = (self.embed(images) @ self.embed(references).T).mean(axis=1)
-        cosine = np.where(found, mean, 0.0)
-        return IdentityScores(cosine, found & (mean > self.threshold), found)
+        return scored(mean, found, self.threshold)
+
+
+def scored(mean: NDArray[np.float64], found: NDArray[np.bool_] | None, threshold: float | None) -> IdentityScores:
+    """What mean cosines come to, given who has a face and where the threshold is."""
+    face = np.ones(len(mean), bool) if found is None else found
+    detected = None if threshold is None else face & (mean > threshold)
+    return IdentityScores(np.where(face, mean, 0.0), detected, found)

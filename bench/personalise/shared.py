@@ -24,6 +24,8 @@ from torch import Tensor
 from bench.personalise.denoiser import diffusion_loss
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import TOKEN, Budget, Learner, learn_token
+from bench.personalise.pool import Bases
+from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from seqlora import SeqLoRAConfig
 from seqlora.files import read_json, read_tensors, write_json, write_tensors
 from seqlora.sequence import Step
@@ -40,9 +42,10 @@ class Learnt:
     Attributes:
         name: of the concept.
         factors: layer name -> (A (r, n), B (m, r)); empty where only the token was trained.
-        token: its embedding.
+        token: its embedding, (d,), or those of its words in every cross-attention layer, (words, layers, d).
         moments: layer name -> Σ_j, (n, n) float64; empty where only the token was trained.
         seconds: how long its training took.
+        training: name of the folder that it was read from.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Learnt:
     token: Tensor
     moments: Mapping[str, Tensor]
     seconds: float
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,12 @@ class Training:
         return self.shared / "trainings" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def run(
-        self, config: SeqLoRAConfig, load: Callable[[], Any], watch: Callable[[Step], None] = lambda step: None
+        self,
+        config: SeqLoRAConfig,
+        load: Callable[[], Any],
+        watch: Callable[[Step], None] = lambda step: None,
+        style: WordStyle = PLAIN_WORD,
+        bases: Bases = "own",
     ) -> list[Learnt]:
         """The concepts as `config` learns them: trained now, or read if they were.
 
@@ -91,11 +100,15 @@ class Training:
             config: the method.
             load: makes a fresh untrained pipeline; called only if something must be trained.
             watch: called after every step.
+            style: how concepts are written.
+            bases: where frozen bases come from.
         """
-        folder = self.folder(config.to_json())
+        variant = {"style": asdict(style), "bases": bases}
+        usual = {"style": asdict(PLAIN_WORD), "bases": "own"}
+        folder = self.folder({**config.to_json(), **(variant if variant != usual else {})})
         with _locked(folder):
             if not (folder / "done.json").is_file():
-                learner = Learner(load(), config, self.budget, folder)
+                learner = Learner(load(), config, self.budget, folder, style, bases)
                 self._train(learner, folder, watch)
         return self._read(folder)
 
@@ -113,7 +126,8 @@ class Training:
             if not kept.is_file():
                 sequence.activate([concept.name] if sequence.config.train_on == "base" else names[: j + 1])
                 few = islice(learner.batches(concept, seed), MOMENT_BATCHES)
-                moments = gather_moments(learner.denoiser, sequence.layers, few, diffusion_loss, sequence.config)
+                with learner.speaking_of(concept):
+                    moments = gather_moments(learner.denoiser, sequence.layers, few, diffusion_loss, sequence.config)
                 write_tensors(kept, {name: moment.matrix() for name, moment in moments.items()})
                 sequence.activate()
         write_json(folder / "done.json", names)
@@ -126,7 +140,7 @@ class Training:
             factors = {name: (tensors[f"A:{name}"], tensors[f"B:{name}"]) for name in layers}
             moments = read_tensors(folder / "moments" / f"{concept.name}.safetensors")
             seconds = float(read_json(folder / "seconds" / f"{concept.name}.json"))
-            learnt.append(Learnt(concept.name, factors, tensors[f"extra:{TOKEN}"], moments, seconds))
+            learnt.append(Learnt(concept.name, factors, tensors[f"extra:{TOKEN}"], moments, seconds, folder.name))
         return learnt
 
     def run_tokens(self, rate: float, load: Callable[[], Any]) -> list[Learnt]:
@@ -143,7 +157,7 @@ class Training:
                     seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
                     write_tensors(path, {TOKEN: vector, "seconds": seconds})
                 tensors = read_tensors(path)
-                learnt.append(Learnt(concept.name, {}, tensors[TOKEN], {}, float(tensors["seconds"])))
+                learnt.append(Learnt(concept.name, {}, tensors[TOKEN], {}, float(tensors["seconds"]), folder.name))
         return learnt
 
 

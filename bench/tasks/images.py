@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,33 +14,39 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.api import Cell, CellResult, Context, MetricMatrix, Value
+from bench.api import Cell, CellResult, Context, MetricMatrix, Scalar, Value
 from bench.methods.images.api import ImageMethod, weighted_sum
 from bench.metrics.clip import ClipJudge, drift
+from bench.metrics.dino import DinoJudge
 from bench.metrics.energies import forgetting_energies, geometry
-from bench.metrics.identity import IdentityJudge
+from bench.metrics.identity import Recognises
 from bench.personalise.images import ConceptImages
+from bench.personalise.pool import Bases
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio, Update
+from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from bench.world.sampling import grid
 from seqlora import SeqLoRAConfig
+from seqlora.files import write_json
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Who scores the images.
+    """Who scores the images. A judge that there is not leaves its metrics out of the results.
 
     Attributes:
         identity: same person or not.
-        clip: text and image alignment.
+        clip: text and image alignment, and drift.
         context: (images, prompt templates) -> share of right context attributes an image, (n,).
+        dino: image alignment by self-supervised features.
     """
 
-    identity: IdentityJudge
-    clip: ClipJudge
-    context: Callable[[Pixels, Sequence[str]], NDArray[np.float64]]
+    identity: Recognises | None = None
+    clip: ClipJudge | None = None
+    context: Callable[[Pixels, Sequence[str]], NDArray[np.float64]] | None = None
+    dino: DinoJudge | None = None
 
 
 @dataclass
@@ -49,6 +55,9 @@ class ImageWorkshop:
 
     Attributes:
         prompts: templates that every concept is drawn with.
+        rates: learning rates that replace those of the methods.
+        notes: settings of the result that data and models decide.
+        weights: name -> SHA-256 of the files that were used.
         drawn: scores and images by content of model, token and concept: what several methods share is drawn once.
     """
 
@@ -60,6 +69,9 @@ class ImageWorkshop:
     noise: tuple[np.random.SeedSequence, ...]
     rank: int
     seed: int
+    rates: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, Scalar] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
     drawn: dict[str, tuple[dict[str, NDArray[np.float64]], Pixels]] = field(default_factory=dict)
 
     @property
@@ -72,21 +84,20 @@ class ImageWorkshop:
         """See `Workshop.names`."""
         return tuple(concept.name for concept in self.concepts)
 
-    def trained(self, config: SeqLoRAConfig) -> list[Learnt]:
+    def trained(self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own") -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self.training.run(config, self.load)
+        return self.training.run(replace(config, **self.rates), self.load, style=style, bases=bases)
 
     def tokens(self, rate: float) -> list[Learnt]:
         """See `Workshop.tokens`."""
-        return self.training.run_tokens(rate, self.load)
+        return self.training.run_tokens(self.rates.get("extra_learning_rate", rate), self.load)
 
     def know(self, learnt: Learnt) -> str:
         """See `Workshop.know`; a concept without an embedding is spoken of by its class word."""
         concept = self.concepts[self.names.index(learnt.name)]
         if not learnt.token.numel():
             return f"a {concept.class_word}"
-        self.studio.know(concept.token, concept.class_word, learnt.token)
-        return concept.subject
+        return self.studio.know(concept.token, concept.class_word, learnt.token)
 
     def judge(self, update: Update, learnt: Learnt) -> tuple[dict[str, NDArray[np.float64]], Pixels]:
         """Draw one concept with W0 + `update` and score it: metric -> one number an image, and the images."""
@@ -101,16 +112,19 @@ class ImageWorkshop:
         return self.drawn[key]
 
     def _scores(self, images: Pixels, concept: ConceptImages) -> dict[str, NDArray[np.float64]]:
-        identity = self.judges.identity.score(images, concept.references)
-        plain = [text.format(f"a {concept.class_word}") for text in self.prompts]
-        return {
-            "identity": identity.cosine,
-            "detection": identity.detected.astype(float),
-            "face_found": identity.found.astype(float),
-            "clip_text": self.judges.clip.text_alignment(images, plain),
-            "clip_image": self.judges.clip.image_alignment(images, concept.references),
-            "context": self.judges.context(images, self.prompts),
-        }
+        judges = self.judges
+        scores: dict[str, NDArray[np.float64]] = {}
+        if judges.identity:
+            scores |= judges.identity.score(images, concept.references).metrics()
+        if judges.clip:
+            plain = [text.format(f"a {concept.class_word}") for text in self.prompts]
+            scores["clip_text"] = judges.clip.text_alignment(images, plain)
+            scores["clip_image"] = judges.clip.image_alignment(images, concept.references)
+        if judges.dino:
+            scores["dino"] = judges.dino.alignment(images, concept.references)
+        if judges.context:
+            scores["context"] = judges.context(images, self.prompts)
+        return scores
 
 
 class ImageTask(ABC):
@@ -138,21 +152,22 @@ class ImageTask(ABC):
         values += [*geometry(learnt), *_drift(workshop, stages[-1])]
         context.artifacts.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(context.artifacts / "gallery.png")
+        write_json(context.artifacts / "training.json", learnt[0].training)  # for `python -m bench export`
         seconds = sum(concept.seconds for concept in learnt)
         settings, weights = self.origin()
         return CellResult(
             workshop.names,
             matrices,
             values,
-            settings,
+            {**settings, **workshop.notes},
             timing={
                 "learn_seconds": seconds,
                 "learn_seconds_per_concept": seconds / len(learnt),
                 "merge_seconds": merging,
                 "stored_bytes_per_concept": float(_stored_bytes(learnt[0])),
             },
-            artifacts={"gallery": "gallery.png"},
-            weights=weights,
+            artifacts={"gallery": "gallery.png", "training": "training.json"},
+            weights={**weights, **workshop.weights},
             dtype="bfloat16" if workshop.training.budget.bfloat16 else "float32",
         )
 
@@ -184,9 +199,10 @@ def measure(
             scores, images = workshop.judge(stages[t], concept)
             note(0, (t, j), scores)
             row[t + 1] = images[0]
+            kept = "identity" if "identity" in scores else next(iter(scores))  # prompt by prompt
             values += [
-                Value("identity", float(score), stage=t, concept=j, item=f"prompt {p}")
-                for p, score in enumerate(scores["identity"])
+                Value(kept, float(score), stage=t, concept=j, item=f"prompt {p}")
+                for p, score in enumerate(scores[kept])
             ]
         values += _cross_similarity(workshop, images, j)
         rows += row
@@ -195,19 +211,24 @@ def measure(
 
 
 def _cross_similarity(workshop: ImageWorkshop, images: Pixels, concept: int) -> list[Value]:
-    others = [i for i in range(len(workshop.concepts)) if i != concept]
     judge = workshop.judges.identity
+    if judge is None:
+        return []
+    others = [i for i in range(len(workshop.concepts)) if i != concept]
     scores = {i: judge.score(images, workshop.concepts[i].references).cosine.mean() for i in others}
     return [Value("cross_similarity", float(score), concept=concept, other=i) for i, score in scores.items()]
 
 
 def _drift(workshop: ImageWorkshop, last: Update) -> list[Value]:
     """Drift on the class word's prompts, drawn with noise of their own."""
+    clip = workshop.judges.clip
+    if clip is None:
+        return []
     prompts = [text.format(f"a {workshop.concepts[0].class_word}") for text in workshop.prompts]
     drawn = []
     for update in ({}, last):
         workshop.studio.show(update)
-        drawn.append(workshop.judges.clip.images(workshop.studio.draw(prompts, workshop.noise[-1])))
+        drawn.append(clip.images(workshop.studio.draw(prompts, workshop.noise[-1])))
     return [Value("drift", max(0.0, drift(*drawn)))]
 
 
