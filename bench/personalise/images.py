@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from seqlora.errors import BadInputError
 from seqlora.files import check_name
 
 Pixels = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_PIXELS = 64_000_000  # of one image: 192 MB decoded; a file of a few kilobytes can claim any number
 SUBJECT = "{}"  # stands in a template for "<token> class"
+PLACEHOLDER = re.compile(r"<[^<>\s]+>(?:\s+<[^<>\s]+>)*")  # "<new1>", "<TOK>", "<potter1> <potter2>"
 TEMPLATES = ("a photo of {}", "a picture of {}", "a portrait of {}")
 
 
@@ -46,6 +50,10 @@ class ConceptImages:
         for template in {text for texts in self.templates for text in texts}:
             if SUBJECT not in template:
                 raise BadInputError(f"concept {self.name!r}: caption {template!r} lacks {{}} for the concept's token")
+            if set(template.replace(SUBJECT, "")) & set("{}"):
+                raise BadInputError(
+                    f"concept {self.name!r}: caption {template!r} has braces other than {{}}; drop them"
+                )
         if self.masks is not None and self.masks.shape != self.training.shape[:3]:
             raise BadInputError(f"concept {self.name!r}: masks {self.masks.shape} do not fit the training images")
 
@@ -61,53 +69,113 @@ class ConceptImages:
 
 
 def load_folder(
-    folder: str | Path, size: int, class_word: str, held_out: int, templates: Sequence[str] = TEMPLATES
+    folder: str | Path,
+    size: int,
+    class_word: str,
+    held_out: int,
+    templates: Sequence[str] = TEMPLATES,
+    name: str | None = None,
+    captions: Path | None = None,
+    masks: Path | None = None,
 ) -> ConceptImages:
     """Read a folder of images in the DreamBooth layout.
 
-    A text file of the same name beside an image is its caption (with `{}` for the subject); a picture of the same
-    name in a subfolder `mask` is its mask. The last `held_out` images, by name, become references; if there are not
-    enough for one more training image, all images but the first do.
+    The last `held_out` images, by name, become references; if there are not enough for one more training image, all
+    images but the first do. A subfolder `references` with images takes their place: then all others are trained on.
+
+    Args:
+        folder: one concept's images.
+        size: they are cropped to their centre square and resized to size x size.
+        class_word: what kind of thing it is.
+        held_out: images that become references.
+        templates: captions of an image without one of its own, with `{}` for the subject.
+        name: of the concept; the folder's if not given.
+        captions: folder of text files, each the caption of the image of its name; default: beside the images.
+        masks: folder of pictures, each the mask of the image of its name; default: the subfolder `mask`.
 
     Raises:
-        BadInputError: no such folder, fewer than two images, or an image that does not decode.
+        BadInputError: no such folder, too few images, an image that does not decode, or a mask of another size.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInputError(f"{folder} is no folder; give one folder of images a concept")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(files) < 2:
-        raise BadInputError(f"{folder} holds {len(files)} images; a concept needs two or more, one of them held out")
-    split = max(1, len(files) - held_out)
-    images = np.stack([read_image(path, size) for path in files])
-    captions = tuple(_captions(path, templates) for path in files[:split])
-    masks = [folder / "mask" / f"{path.stem}.png" for path in files[:split]]
-    kept: NDArray[np.float32] | None = None
-    if any(path.is_file() for path in masks):
-        missing = [path for path in masks if not path.is_file()]
-        if missing:
-            raise BadInputError(f"mask {missing[0]} is missing; give every training image a mask, or none")
-        kept = (np.stack([read_image(path, size)[..., 0] for path in masks]) / 255).astype(np.float32)
-    return ConceptImages(folder.name, class_word, images[:split], captions, images[split:], kept)
+    files, references = image_files(folder), image_files(folder / "references")
+    if not references:
+        if len(files) < 2:
+            raise BadInputError(
+                f"{folder} holds {len(files)} images; a concept needs two or more, one of them held out"
+            )
+        split = max(1, len(files) - held_out)
+        files, references = files[:split], files[split:]
+    if not files:
+        raise BadInputError(f"{folder} holds references but no image to train on; add one or more beside them")
+    return ConceptImages(
+        folder.name if name is None else name,
+        class_word,
+        np.stack([read_image(path, size) for path in files]),
+        tuple(_captions(path, captions or folder, templates) for path in files),
+        np.stack([read_image(path, size) for path in references]),
+        _masks(files, masks or folder / "mask", size),
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder by name, hidden files left out; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def read_image(path: Path, size: int) -> Pixels:
-    """Decode an image, crop its centre square and resize it: (size, size, 3) uint8 RGB.
+    """Decode an image, turn it upright, crop its centre square and resize it: (size, size, 3) uint8 RGB.
 
     Raises:
         BadInputError: the file is no image, or a broken one.
     """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInputError(f"{path} does not decode as an image ({error}); replace or remove it") from error
+    image = _decoded(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(square, dtype=np.uint8)
 
 
-def _captions(path: Path, templates: Sequence[str]) -> tuple[str, ...]:
-    text = path.with_suffix(".txt")
-    return (text.read_text(encoding="utf-8").strip(),) if text.is_file() else tuple(templates)
+def _decoded(path: Path) -> Image.Image:
+    """RGB, upright as the camera's EXIF tag says, transparent parts white."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below Pillow's
+            opened = Image.open(path)
+        with opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, more than {MAX_PIXELS}")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInputError(f"{path} does not decode as an image ({error}); replace or remove it") from error
+
+
+def _masks(files: Sequence[Path], folder: Path, size: int) -> NDArray[np.float32] | None:
+    """One mask a training image, in [0, 1], or none for all of them."""
+    masks = [folder / f"{path.stem}.png" for path in files]
+    if not any(path.is_file() for path in masks):
+        return None
+    for path, mask in zip(files, masks, strict=True):
+        if not mask.is_file():
+            raise BadInputError(f"mask {mask} is missing; give every training image a mask, or none")
+        if _decoded(mask).size != _decoded(path).size:
+            raise BadInputError(f"mask {mask} has {_decoded(mask).size} pixels, its image {_decoded(path).size}")
+    return np.stack([read_image(path, size)[..., 0] for path in masks]).astype(np.float32) / 255
+
+
+def _captions(image: Path, folder: Path, templates: Sequence[str]) -> tuple[str, ...]:
+    """The image's own caption, pseudo-words in angle brackets standing for the concept, or the templates."""
+    text = folder / f"{image.stem}.txt"
+    if not text.is_file():
+        return tuple(templates)
+    try:
+        return (PLACEHOLDER.sub(SUBJECT, text.read_text(encoding="utf-8").strip()),)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"caption {text} is no readable text ({error}); write it as UTF-8 or remove it") from error
