@@ -33,6 +33,7 @@ from bench.suites import SUITES
 from bench.tasks import TASKS, load_task
 from seqlora.errors import BadInputError
 from theory import commandline
+from theory.commandline import say
 
 app = typer.Typer(
     help="Compare continual multi-concept methods, cell by cell.",
@@ -45,6 +46,11 @@ app = typer.Typer(
 MOUNTED: dict[str, tuple[str, str]] = {
     "timing": ("bench.timing.cli:app", "Time the method against its rivals and print the ratios."),
     "world": ("bench.world.cli:app", "The embedded world: its recipe, weights and their check."),
+    "compare": ("bench.regression.cli:compare_command", "Hold a store against a base or a baseline: is it worse?"),
+    "bless": ("bench.regression.cli:bless_command", "Make a store's numbers the baseline (clean tree only)."),
+    "history": ("bench.regression.cli:history_command", "Append gated numbers to the history and print them."),
+    "pilot": ("bench.regression.cli:pilot_command", "Measure how gated numbers vary: margins and power."),
+    "power": ("bench.regression.cli:power_command", "Print what the gates can see."),
 }
 
 CPUS = os.cpu_count() or 1
@@ -86,10 +92,10 @@ def run_command(
     cells = selected(suite, task, method, concepts, seeds, shard)
     store = Store(out)
     if executor == "auto":
-        seconds = estimate_seconds(to_run(cells, store, force), store.all_records(), 1)
+        seconds = estimate_seconds(to_run(cells, store, force, retry_failed), store.all_records(), 1)
         executor = "serial" if workers == 1 or seconds < WORTH_WORKERS else "loky"
     if dry_run:
-        return plan(cells, store, 1 if executor == "serial" else workers, force)
+        return plan(cells, to_run(cells, store, force, retry_failed), store, 1 if executor == "serial" else workers)
     job = Job(out, threads, force, retry_failed, settings(option or []))
     runs_on = EXECUTORS[executor](Resources(workers, threads, scheduler, out))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler that takes the machine back is a Ctrl-C
@@ -104,14 +110,14 @@ def run_command(
     raise typer.Exit(summary.exit_code)
 
 
-def to_run(cells: list[Cell], store: Store, force: bool) -> list[Cell]:
+def to_run(cells: list[Cell], store: Store, force: bool, retry_failed: bool) -> list[Cell]:
     """The cells that `run` would compute."""
-    return [cell for cell in cells if force or store.state(cell) in ("missing", "corrupt")]
+    wanted = ("missing", "corrupt", "failed") if retry_failed else ("missing", "corrupt")
+    return [cell for cell in cells if force or store.state(cell) in wanted]
 
 
-def plan(cells: list[Cell], store: Store, workers: int, force: bool) -> None:
-    """Print which cells are missing and how long they will take."""
-    missing = to_run(cells, store, force)
+def plan(cells: list[Cell], missing: list[Cell], store: Store, workers: int) -> None:
+    """Print which cells a run would compute and how long they will take."""
     for cell in missing:
         print(cell)
     seconds = estimate_seconds(missing, store.all_records(), workers)
@@ -242,11 +248,6 @@ for _name, (_target, _help) in MOUNTED.items():
 def console() -> Console:
     """Standard output, wide enough for whole names where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 160)
-
-
-def say(text: str) -> None:
-    """Print a line for people."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from bench.api import Cell, MetricMatrix
 from bench.metrics.forgetting import summary
-from bench.schema import SCHEMA_VERSION, CellRecord
+from bench.schema import SCHEMA_VERSION, CellRecord, other_version
 from bench.store import Store
 from seqlora.files import atomic_write
 
@@ -110,9 +110,16 @@ def write_parquet(path: Path, suite: str, records: Sequence[CellRecord]) -> None
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The long table and the footer of a collected suite."""
+    """The long table and the footer of a collected suite.
+
+    Raises:
+        SchemaVersionError: collected by another version of the code.
+    """
     arrow = pq.read_table(path)
-    return arrow.to_pandas(), json.loads(arrow.schema.metadata[b"seqlora"])
+    footer = json.loads(arrow.schema.metadata[b"seqlora"])
+    if footer["schema_version"] != SCHEMA_VERSION:
+        raise other_version(str(path), footer["schema_version"])
+    return arrow.to_pandas(), footer
 
 
 def bring(store: Store, others: Sequence[Store], cells: Iterable[Cell]) -> int:

@@ -143,7 +143,13 @@ class Dask:
     def _client(self):  # type: ignore[no-untyped-def]
         distributed = _optional("distributed", "distributed")
         if self.resources.scheduler:
-            return distributed.Client(self.resources.scheduler)
+            try:
+                return distributed.Client(self.resources.scheduler)
+            except (OSError, ValueError) as error:
+                raise BadInputError(
+                    f"no dask scheduler answers at --scheduler {self.resources.scheduler!r} ({_first_line(error)}); "
+                    "start one with `dask scheduler`, or leave --scheduler out for workers on this machine"
+                ) from error
         os.environ.update(self.resources.environment)  # inherited by the cluster's processes
         cluster = distributed.LocalCluster(
             n_workers=self.resources.workers, threads_per_worker=1, dashboard_address=None
@@ -160,24 +166,52 @@ class Submitit:
     def map(self, work: Work, cells: Sequence[Cell]) -> Iterator[Outcome]:
         """See `Executor.map`."""
         submitit = _optional("submitit", "submitit")
-        executor = submitit.AutoExecutor(self.resources.folder / "submitit", cluster=self.resources.scheduler or None)
+        folder, cluster = self.resources.folder / "submitit", self.resources.scheduler or None
+        try:
+            executor = submitit.AutoExecutor(folder, cluster=cluster)
+        except (RuntimeError, ValueError) as error:  # an unknown cluster, or one that is not here
+            raise BadInputError(
+                f"submitit cannot use --scheduler {cluster!r} ({_first_line(error)}); write slurm or local"
+            ) from error
         executor.update_parameters(
             name="seqlora-bench", cpus_per_task=self.resources.threads, tasks_per_node=1, timeout_min=24 * 60
         )
         os.environ.update(self.resources.environment)  # exported to the jobs
         shares = [list(cells)[i :: self.resources.workers] for i in range(min(self.resources.workers, len(cells)))]
         with executor.batch():
-            jobs = {executor.submit(_share, work, share): share for share in shares}
+            jobs = {executor.submit(_Share(work, share)): share for share in shares}
         try:
             for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
-                if job.exception() is None:
-                    yield from job.result()
+                if job.exception() is not None:
+                    reason = f"its job {job.job_id} failed; see {job.paths.stderr}"
+                    yield from (Outcome(cell, "died", reason) for cell in jobs[job])
+                elif isinstance(result := job.result(), SeqLoRAError):
+                    raise result  # the store cannot be written, from there either
                 else:
-                    yield from (Outcome(cell, "died", f"its job {job.job_id} failed; see {job.paths.stderr}")
-                                for cell in jobs[job])  # fmt: skip
+                    yield from result
         finally:
             for job in jobs:
                 job.cancel()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The cells of one job; callable, and able to be queued again when Slurm preempts it or its time is over."""
+
+    work: Work
+    cells: Sequence[Cell]
+
+    def __call__(self) -> list[Outcome] | SeqLoRAError:
+        try:
+            return [self.work(cell) for cell in self.cells]
+        except SeqLoRAError as error:
+            return error  # as a value: submitit would wrap it in the text of a traceback
+
+    def checkpoint(self) -> object:
+        """What submitit queues instead: the same cells, of which those that are stored cost nothing."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
 
 
 EXECUTORS: Registry[Callable[[Resources], Executor]] = Registry("executor")
@@ -195,8 +229,8 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _share(work: Work, cells: Sequence[Cell]) -> list[Outcome]:
-    return [work(cell) for cell in cells]
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _optional(module: str, package: str):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.executors import Outcome
+from theory.commandline import say
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -63,7 +64,7 @@ class Watch:
         if self.bar:
             self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def _bar() -> Progress:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -24,7 +26,11 @@ from bench.methods import load_method
 from bench.schema import CellAxes, CellRecord, result_fields
 from bench.store import Store
 from bench.tasks import load_task
-from seqlora.errors import CapacityError, SeqLoRAError
+from seqlora.errors import CapacityError, SeqLoRAError, UnwritableError
+from seqlora.files import unwritable
+
+# What a cell cannot be blamed for: a full disk (or quota), a folder that became read-only, a failing device.
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ def run(
         One outcome a cell.
 
     Raises:
-        StoredFileError: the store cannot be written, or holds records of another schema version.
+        UnwritableError: the store cannot be written any more; what is stored stays.
+        StoredFileError: the store holds records of another schema version.
     """
     store = Store(job.folder)
     store.check_writable()
@@ -123,6 +130,8 @@ def run_cell(job: Job, cell: Cell) -> Outcome:
         known = _stored(cell, store, job)
         if known is not None:
             return known
+        if not store.path(cell).exists():  # nothing refers to what a killed process may have left there
+            shutil.rmtree(store.artifacts(cell), ignore_errors=True)
         with pinned_threads(job.threads):
             record = compute(cell, store, job)
         store.write(record)
@@ -130,7 +139,11 @@ def run_cell(job: Job, cell: Cell) -> Outcome:
 
 
 def compute(cell: Cell, store: Store, job: Job) -> CellRecord:
-    """Compute one cell; whatever goes wrong inside is recorded, with the seed that it went wrong with."""
+    """Compute one cell; whatever goes wrong inside is recorded, with the seed that it went wrong with.
+
+    Raises:
+        UnwritableError: the disk is full or read-only. That is no result: the run stops, the cell stays missing.
+    """
     started = time.perf_counter()
     fields: dict[str, Any] = {"status": "done"}
     origin: dict[str, Any] = {"device": job.options.get("device", "cpu")}
@@ -148,7 +161,11 @@ def compute(cell: Cell, store: Store, job: Job) -> CellRecord:
         return _record(cell, fields, origin, job, started)
     except CapacityError as error:
         fields = {"status": "skipped", "reason": _one_line(error)}
+    except UnwritableError:
+        raise
     except Exception as error:  # a failed cell is a result; the run goes on
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            raise unwritable(error.filename or store.artifacts(cell), error) from error
         fields = {"status": "failed", "reason": _one_line(error), "traceback": traceback.format_exc(limit=-8)}
     return _record(cell, fields, origin, job, started)
 

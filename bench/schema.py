@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bench.api import Cell, CellResult, MetricMatrix, Scalar
-from seqlora.errors import StoredFileError
+from seqlora.errors import DamagedFileError, StoredFileError
 
 SCHEMA_VERSION = 1
 Status = Literal["done", "failed", "skipped"]
@@ -34,11 +35,22 @@ class _Strict(BaseModel):
 class CellAxes(_Strict):
     """The cell itself."""
 
-    task: str
-    method: str
-    n_concepts: int
-    order: int
-    seed: int
+    task: str = Field(min_length=1)
+    method: str = Field(min_length=1)
+    n_concepts: int = Field(ge=1)
+    order: int = Field(ge=0)
+    seed: int = Field(ge=0)
+
+
+def _inside(path: str) -> str:
+    """A path that cannot lead out of the store, whoever wrote the record."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
+        raise ValueError("an artifact's path leads out of the store")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
 
 
 class Matrix(_Strict):
@@ -110,7 +122,7 @@ class CellRecord(_Strict):
     values: list[LongValue] = Field(default_factory=list)
     claims: list[dict[str, Any]] = Field(default_factory=list)
     timing: dict[str, float] = Field(default_factory=dict)
-    artifacts: dict[str, str] = Field(default_factory=dict)  # name -> path relative to the store's folder
+    artifacts: dict[str, Inside] = Field(default_factory=dict)  # name -> path relative to the store's folder
     provenance: Provenance
     fingerprint: str
     checksum: str = ""  # SHA-256 of the canonical JSON of everything else
@@ -155,10 +167,7 @@ def parse(data: Any, where: str) -> CellRecord:
         CorruptRecordError: not a record, or not the one that was written.
     """
     if isinstance(data, dict) and "schema_version" in data and data["schema_version"] != SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{where} has schema version {data['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
-            "choose another --out folder or the version of the code that wrote it"
-        )
+        raise other_version(where, data["schema_version"])
     try:
         record = CellRecord.model_validate(data)
     except ValidationError as error:
@@ -170,11 +179,19 @@ def parse(data: Any, where: str) -> CellRecord:
     return record
 
 
+def other_version(where: str, found: object) -> SchemaVersionError:
+    """What to raise for a file of another schema version."""
+    return SchemaVersionError(
+        f"{where} has schema version {found!r}, this version reads {SCHEMA_VERSION}; "
+        "choose another --out folder or the version of the code that wrote it"
+    )
+
+
 class SchemaVersionError(StoredFileError):
     """A record of another schema version: the whole folder is left as it is."""
 
 
-class CorruptRecordError(StoredFileError):
+class CorruptRecordError(DamagedFileError):
     """A record that is truncated or was changed after it was written: set aside and computed again."""
 
 

@@ -6,6 +6,8 @@ from bench.api import Cell
 from bench.suites import SUITES
 from seqlora.errors import BadInputError
 
+MANY = 100_000  # numbers that an option may stand for: more is a slip of the keyboard
+
 
 def selected(
     suite: str, tasks: list[str] | None, methods: list[str] | None, concepts: str, seeds: str, shard: str = ""
@@ -24,8 +26,10 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     values: list[int] = []
     for part in filter(None, text.split(",")):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not (first.isascii() and first.isdecimal()) or (dash and not (last.isascii() and last.isdecimal())):
             raise BadInputError(f"{option} {text!r} is no list of numbers; write for example 2,4,8 or 0-7")
+        if max(len(first), len(last)) > 9 or (dash and int(last) - int(first) > MANY):
+            raise BadInputError(f"{option} {text[:40]!r} asks for more than {MANY} numbers; write for example 0-7")
         values += range(int(first), int(last) + 1) if dash else [int(first)]
     if text and not values:
         raise BadInputError(f"{option} {text!r} holds no number; write for example 2,4,8 or 0-7")
@@ -38,6 +42,8 @@ def seed_range(text: str) -> tuple[int, ...]:
     if text.isdecimal():
         if values == (0,):
             raise BadInputError("--seeds 0 asks for no seed at all; --seeds 1 is seed 0 alone, 0-0 too")
+        if values[0] > MANY:
+            raise BadInputError(f"--seeds {text} asks for more than {MANY} seeds; write for example 8 or 0-7")
         return tuple(range(values[0]))
     return values
 
@@ -47,7 +53,8 @@ def in_shard(cells: list[Cell], shard: str) -> list[Cell]:
     if not shard:
         return cells
     index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+    plain = shard.isascii() and index.isdecimal() and count.isdecimal() and len(shard) < 20
+    if not (plain and 1 <= int(index) <= int(count)):
         raise BadInputError(f"--shard {shard!r} is not i/n with 1 <= i <= n")
     groups = list(dict.fromkeys((c.task, c.n_concepts, c.order, c.seed) for c in cells))
     mine = set(groups[int(index) - 1 :: int(count)])

@@ -7,7 +7,9 @@ and counts as missing; one of another schema version stops the run, because the 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +19,11 @@ from filelock import FileLock, Timeout
 
 from bench.api import Cell
 from bench.schema import CellRecord, CorruptRecordError, parse
-from seqlora.errors import StoredFileError
-from seqlora.files import atomic_write, read_json, write_json
+from seqlora.errors import DamagedFileError, StoredFileError, UnwritableError
+from seqlora.files import read_json, remove_leftovers, unwritable, write_json
 
 State = Literal["done", "failed", "skipped", "missing", "corrupt"]
+PROBE = 1 << 16  # bytes that must fit before a run starts
 
 
 class Store:
@@ -55,12 +58,18 @@ class Store:
         """Fail now, not after the first cell.
 
         Raises:
-            StoredFileError: the folder cannot be made or written.
+            UnwritableError: the folder cannot be made or written, or the disk is full.
         """
-        probe = self.folder / "cells" / ".probe"
-        with atomic_write(probe) as temporary:
-            temporary.write_bytes(b"")
-        probe.unlink(missing_ok=True)
+        cells = self.folder / "cells"
+        try:
+            cells.mkdir(parents=True, exist_ok=True)
+            # A file without a name where the system has them: a kill leaves nothing, two runners do not collide.
+            with tempfile.TemporaryFile(dir=cells) as probe:
+                probe.write(bytes(PROBE))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+            raise _unwritable(cells, error) from error
 
     def read(self, cell: Cell) -> CellRecord | None:
         """The cell's record, None if there is none.
@@ -68,11 +77,13 @@ class Store:
         Raises:
             CorruptRecordError: truncated, changed, or the record of another cell.
             SchemaVersionError: written by another version of the code.
+            StoredFileError: the file is there and the operating system refuses to read it.
         """
         path = self.path(cell)
-        if not path.exists():
+        try:
+            record = self._parse_file(path)
+        except FileNotFoundError:
             return None
-        record = self._parse_file(path)
         if record.to_cell() != cell:
             raise CorruptRecordError(f"{path} is the record of another cell ({record.to_cell()})")
         return record
@@ -97,13 +108,16 @@ class Store:
         """Store a record, atomically.
 
         Raises:
-            StoredFileError: the folder cannot be written or the disk is full.
+            UnwritableError: the folder cannot be written or the disk is full.
         """
         write_json(self.path(record.to_cell()), record.sealed().model_dump(mode="json"))
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
-        """Hold the cell's lock; yields False at once if another process holds it. A dead process holds nothing."""
+        """Hold the cell's lock; yields False at once if another process holds it. A dead process holds nothing.
+
+        Under the lock, what a killed process left half-written for this cell is removed.
+        """
         path = self.lock_path(cell)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,11 +126,12 @@ class Store:
         except Timeout:
             yield False
             return
-        except OSError as error:
-            raise StoredFileError(
-                f"cannot lock {path}: {error.strerror or error}; free space or choose another folder"
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise UnwritableError(
+                f"cannot lock {path}: {getattr(error, 'strerror', None) or error}; free space or choose another folder"
             ) from error
         try:
+            remove_leftovers(self.path(cell).parent, self.path(cell).name)
             yield True
         finally:
             lock.release()
@@ -140,15 +155,19 @@ class Store:
         for path in sorted(self.folder.glob("cells/*/*/*.json")):
             try:
                 yield self._parse_file(path)
-            except CorruptRecordError:
+            except (CorruptRecordError, FileNotFoundError):  # another runner may set it aside while we read
                 continue
 
     @staticmethod
     def _parse_file(path: Path) -> CellRecord:
         try:
             data = read_json(path)
-        except StoredFileError as error:
+        except DamagedFileError as error:
             raise CorruptRecordError(str(error)) from error
+        except StoredFileError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise FileNotFoundError(path) from error
+            raise  # not to be read now (a permission, a stale mount) is not corrupt: nothing may be set aside
         return parse(data, str(path))
 
     def _set_aside(self, path: Path) -> None:
@@ -160,7 +179,11 @@ class Store:
         except FileNotFoundError:  # another runner was faster
             return
         except OSError as error:
-            raise StoredFileError(f"cannot set {path} aside: {error.strerror or error}; check the folder") from error
+            raise UnwritableError(f"cannot set {path} aside: {error.strerror or error}; check the folder") from error
+
+
+def _unwritable(path: Path, error: OSError | ValueError) -> UnwritableError:
+    return unwritable(path, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def slug(name: str) -> str:

@@ -129,11 +129,12 @@ class BilevelOptimizer:
                 index, _, name = rest.partition(".")
                 state.setdefault(int(index), {})[name] = value.clone() if isinstance(value, Tensor) else value
         self.lower.load_state_dict({**self.lower.state_dict(), "state": state})
+        targets = {f"extra.{g}": parameter.data for g, parameter in enumerate(self.extra)}
         for g, (group, upper) in enumerate(zip(self.groups, self.upper, strict=True)):
-            group.A.data.copy_(tensors[f"A.{g}"])
-            group.B.data.copy_(tensors[f"B.{g}"])
-            upper.mean.copy_(tensors[f"upper.{g}.mean"])
-            upper.scale.copy_(tensors[f"upper.{g}.scale"])
+            targets |= {f"A.{g}": group.A.data, f"B.{g}": group.B.data}
+            targets |= {f"upper.{g}.mean": upper.mean, f"upper.{g}.scale": upper.scale}
             upper.count = scalars["upper_counts"][g]
-        for g, parameter in enumerate(self.extra):
-            parameter.data.copy_(tensors[f"extra.{g}"])
+        for key, target in targets.items():
+            if tensors[key].shape != target.shape:  # copying would broadcast
+                raise ValueError(f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(target.shape)}")
+            target.copy_(tensors[key])

@@ -25,3 +25,11 @@ class NonFiniteError(SeqLoRAError, ArithmeticError):
 
 class StoredFileError(SeqLoRAError):
     """A stored file is missing, truncated, of another schema or not the file that its manifest names."""
+
+
+class DamagedFileError(StoredFileError):
+    """A stored file was read, and what it holds is not what was written: it can be set aside and made again."""
+
+
+class UnwritableError(StoredFileError):
+    """A folder that cannot be written or a full disk: no fault of what is being stored, so the run stops."""

@@ -191,7 +191,10 @@ class ConceptSequence(MergedModel):
         if checkpoint is not None and checkpoint.exists():
             state = storage.read_checkpoint(checkpoint, self.config, self._setting())
             if state is not None:
-                optimizer.load_state_dict(*state)
+                try:
+                    optimizer.load_state_dict(*state)
+                except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                    raise storage.no_checkpoint(checkpoint, error) from error
                 return optimizer
         rng = np.random.default_rng([self.config.seed, len(self.concepts)])
         moments: dict[str, Tensor] = {}

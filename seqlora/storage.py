@@ -14,6 +14,7 @@ from torch import Tensor
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import check_name, read_json, read_tensors, sha256_of, write_json, write_tensors
+from seqlora.headers import tensor_shapes
 
 SCHEMA = 1
 INDEX = "sequence.json"
@@ -62,19 +63,19 @@ def read_concept(folder: Path, entry: Mapping[str, str], shapes: Mapping[str, tu
     """
     name = check_name(entry["name"], "concept")
     path = folder / "concepts" / f"{name}.safetensors"
-    tensors = read_tensors(path)
+    found = tensor_shapes(path)
     if sha256_of(path) != entry["sha256"]:
         raise StoredFileError(f"{path} is not the file that {INDEX} names (sha256 differs); restore it")
-    layers = {key[2:] for key in tensors if key.startswith("A:")}
+    layers = {key[2:] for key in found if key.startswith("A:")}
     if layers != set(shapes):
         odd = sorted(layers ^ set(shapes))[0]
         raise StoredFileError(f"{path}: its layers are not those of this model (e.g. {odd}); load it on its own base")
+    for layer, (m, n) in shapes.items():
+        A, B = found[f"A:{layer}"], found.get(f"B:{layer}", ())
+        if len(A) != 2 or len(B) != 2 or (B[0], A[1]) != (m, n) or A[0] != B[1]:
+            raise StoredFileError(f"{path}: {layer} has factors {A}, {B} for a weight {m, n}; load it on its own base")
+    tensors = read_tensors(path)
     factors = {layer: (tensors[f"A:{layer}"], tensors[f"B:{layer}"]) for layer in sorted(layers)}
-    for layer, (A, B) in factors.items():
-        if (B.shape[0], A.shape[1]) != shapes[layer] or A.shape[0] != B.shape[1]:
-            raise StoredFileError(
-                f"{path}: {layer} has factors {tuple(A.shape)}, {tuple(B.shape)}, not {shapes[layer]}"
-            )
     extra = {key[6:]: value for key, value in tensors.items() if key.startswith("extra:")}
     return Concept(name, factors, extra, tensors.get("random_state"))
 
@@ -98,8 +99,14 @@ def read_index(folder: Path) -> dict[str, Any]:
     missing = {"config", "concepts", "moments"} - set(index)
     if missing:
         raise StoredFileError(f"{folder / INDEX} lacks {sorted(missing)[0]!r}; restore it")
-    if not all({"name", "sha256"} <= set(entry) for entry in index["concepts"]):
-        raise StoredFileError(f"{folder / INDEX} has a concept without name or sha256; restore it")
+    config, concepts, moments = index["config"], index["concepts"], index["moments"]
+    if not isinstance(config, dict) or not isinstance(concepts, list) or not isinstance(moments, dict):
+        raise StoredFileError(f"{folder / INDEX} has a field of the wrong type; restore it")
+    for entry in concepts:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "sha256")):
+            raise StoredFileError(f"{folder / INDEX} has a concept without name or sha256; restore it")
+    if type(moments.get("remembered")) is not int or not isinstance(moments.get("file"), str):
+        raise StoredFileError(f"{folder / INDEX} does not say which moments belong to it; restore it")
     return index
 
 
@@ -118,10 +125,10 @@ def read_moments(folder: Path, name: str, shapes: Mapping[str, tuple[int, int]])
         StoredFileError: damaged, or of another model.
     """
     path = folder / check_name(name, "moments file")
-    factors = read_tensors(path)
-    if {key: F.shape[-1] for key, F in factors.items()} != {key: n for key, (_, n) in shapes.items()}:
+    widths = {key: shape[1] if len(shape) == 2 else None for key, shape in tensor_shapes(path).items()}
+    if widths != {key: n for key, (_, n) in shapes.items()}:
         raise StoredFileError(f"{path}: its layers are not those of this model; load it on its own base")
-    return factors
+    return read_tensors(path)
 
 
 def write_checkpoint(
@@ -153,5 +160,10 @@ def read_checkpoint(
             return None
         torch.set_rng_state(random_state)
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError) as error:
-        raise StoredFileError(f"{path} is no checkpoint ({error}); delete it to start the concept anew") from error
+        raise no_checkpoint(path, error) from error
     return tensors, scalars
+
+
+def no_checkpoint(path: Path, error: Exception) -> StoredFileError:
+    """What to raise where a checkpoint does not hold the optimiser's state."""
+    return StoredFileError(f"{path} is no checkpoint ({error}); delete it to start the concept anew")

@@ -52,7 +52,7 @@ class ConceptImages:
                 raise BadInputError(f"concept {self.name!r}: caption {template!r} lacks {{}} for the concept's token")
             if set(template.replace(SUBJECT, "")) & set("{}"):
                 raise BadInputError(
-                    f"concept {self.name!r}: caption {template!r} has braces other than {{}}; drop them"
+                    f"concept {self.name!r}: caption {template!r} has braces besides {{}}; drop them"
                 )
         if self.masks is not None and self.masks.shape != self.training.shape[:3]:
             raise BadInputError(f"concept {self.name!r}: masks {self.masks.shape} do not fit the training images")

@@ -51,6 +51,8 @@ def verify(weights: Path = WEIGHTS) -> Path:
         path = weights / name
         if not path.is_file():
             raise WeightsError(f"weights file {path} is missing; {RESTORE}")
+        if path.stat().st_size != record["bytes"]:  # before gigabytes of something else are hashed
+            raise WeightsError(f"weights file {path} has not the size that manifest.json gives; {RESTORE}")
         if sha256_of(path) != record["sha256"]:
             raise WeightsError(f"weights file {path} is not the one in manifest.json (wrong sha256); {RESTORE}")
     return weights
@@ -76,7 +78,8 @@ def classifier(weights: Path = WEIGHTS) -> AttributeClassifier:
     from bench.world.classifier import AttributeClassifier
 
     model = AttributeClassifier()
-    model.load_state_dict(read_tensors(verify(weights) / CLASSIFIER))
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    model.load_state_dict(read_tensors(verify(weights) / CLASSIFIER, shapes))
     return model.float().eval()
 
 

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
+from bench.onnx_file import check_image_encoder, check_session
 from bench.world.identities import Identity, sample_context
 from bench.world.portraits import draw
+from seqlora.errors import StoredFileError
 
 FALSE_ACCEPT_RATE = 1e-3
 
@@ -22,8 +24,18 @@ def embed(encoder: ArcFaceONNX, images: np.ndarray) -> np.ndarray:
 
 
 def load_encoder(path: Path) -> ArcFaceONNX:
-    """Open an ArcFace ONNX file on the CPU."""
-    encoder = ArcFaceONNX(model_file=str(path))
+    """Open an ArcFace ONNX file on the CPU.
+
+    Raises:
+        StoredFileError: missing, damaged, or no encoder of images.
+    """
+    check_image_encoder(path)
+    try:
+        encoder = ArcFaceONNX(model_file=str(path))
+    except Exception as error:  # onnxruntime's errors share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise StoredFileError(f"{path} does not load as an encoder ({reason}); restore or delete it") from error
+    check_session(path, encoder.session)
     encoder.prepare(ctx_id=-1)
     return encoder
 
