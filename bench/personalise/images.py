@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from seqlora.errors import BadInputError
 from seqlora.files import check_name
@@ -123,7 +123,8 @@ def image_files(folder: Path) -> list[Path]:
     """The images of a folder by name, hidden files left out; none if there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())  # a pipe of that name would be waited for
 
 
 def read_image(path: Path, size: int) -> Pixels:
@@ -153,7 +154,7 @@ def _decoded(path: Path) -> Image.Image:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of hostile files raise anything from KeyError to zlib.error
         raise BadInputError(f"{path} does not decode as an image ({error}); replace or remove it") from error
 
 
