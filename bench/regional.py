@@ -56,18 +56,21 @@ class RegionalAttention:
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """See diffusers' attention processors: (b, pixels, c) in and out."""
-        everywhere: Tensor = self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         if encoder_hidden_states is None:
-            return everywhere
-        height, width = grid(everywhere.shape[1], self.aspect)
-        total, count = torch.zeros_like(everywhere), everywhere.new_zeros(height * width)
-        for states, box in zip(self.states, self.boxes, strict=True):
+            alone: Tensor = self.inner(attn, hidden_states, None, *args, **kwargs)
+            return alone
+        height, width = grid(hidden_states.shape[1], self.aspect)
+        inside = torch.stack([covered(box, height, width) for box in self.boxes]).to(hidden_states)
+        count = inside.sum(0)[:, None]
+        total = torch.zeros_like(hidden_states)
+        for states, here in zip(self.states, inside, strict=True):
             # halves of the batch share their text: [negative, ..., negative, prompt, ..., prompt]
             text = states.repeat_interleave(len(hidden_states) // len(states), dim=0).to(hidden_states)
-            inside = covered(box, height, width).to(everywhere)
-            total += self.inner(attn, hidden_states, text, *args, **kwargs) * inside[:, None]
-            count += inside
-        return torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], everywhere)
+            total = total + self.inner(attn, hidden_states, text, *args, **kwargs) * here[:, None]
+        if bool((count > 0).all()):
+            return total / count
+        everywhere: Tensor = self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        return torch.where(count > 0, total / count.clamp_min(1), everywhere)
 
 
 def grid(pixels: int, aspect: float) -> tuple[int, int]:

@@ -24,16 +24,22 @@ class ConceptBatches:
         steps: number of batches.
         size: images a batch.
         seed: where all draws come from.
+        subject: what stands for the concept in captions; default: its token and class word.
     """
 
     def __init__(
-        self, pipeline: Any, concept: ConceptImages, steps: int, size: int, seed: np.random.SeedSequence
+        self,
+        pipeline: Any,
+        concept: ConceptImages,
+        steps: int,
+        size: int,
+        seed: np.random.SeedSequence,
+        subject: str | None = None,
     ) -> None:
         self.steps, self.size, self.seed = steps, size, seed
         self.latents = encode_images(pipeline, concept.training)
-        self.ids = [
-            token_ids(pipeline, [text.format(concept.subject) for text in texts]) for texts in concept.templates
-        ]
+        subject = subject or concept.subject
+        self.ids = [token_ids(pipeline, [text.format(subject) for text in texts]) for texts in concept.templates]
         self.mask = None
         if concept.masks is not None:
             masks = torch.from_numpy(concept.masks)[:, None].to(self.latents.device)

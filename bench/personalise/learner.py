@@ -1,27 +1,38 @@
-"""Learn concepts on a pipeline: each is a token and a LoRA, trained by one `ConceptSequence`."""
+"""Learn concepts on a pipeline: each is one or two new words and a LoRA, trained by one `ConceptSequence`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.personalise.batches import ConceptBatches
 from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.images import ConceptImages
-from bench.personalise.tokens import add_token, install, replaced
+from bench.personalise.layerwise import cross_attention_layers, layerwise
+from bench.personalise.pool import BASES, Bases
+from bench.personalise.tokens import (
+    PLAIN_WORD,
+    WordStyle,
+    add_words,
+    first_embeddings,
+    install,
+    replaced,
+    subject_of,
+)
 from seqlora import ConceptSequence, SeqLoRAConfig
 from seqlora.errors import NonFiniteError
 from seqlora.sequence import Step
 
 UNET_ATTENTION = r"unet\..*attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 WITH_TEXT_ENCODER = UNET_ATTENTION + r"|text_encoder\..*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
-TOKEN = "token"  # name of the embedding among a concept's extra parameters
+TOKEN = "token"  # name of the embeddings among a concept's extra parameters
 
 
 @dataclass(frozen=True)
@@ -49,35 +60,65 @@ class Learner:
         config: the method; its layer names start with "unet." or "text_encoder.".
         budget: steps and batch size.
         folder: where finished concepts and checkpoints are kept; a second run takes them up.
+        style: how concepts are written.
+        bases: where frozen bases come from, see `PooledSequence`; "own": as `config` says.
     """
 
-    def __init__(self, pipeline: Any, config: SeqLoRAConfig, budget: Budget, folder: str | Path | None = None) -> None:
-        self.pipeline, self.budget = pipeline, budget
+    def __init__(
+        self,
+        pipeline: Any,
+        config: SeqLoRAConfig,
+        budget: Budget,
+        folder: str | Path | None = None,
+        style: WordStyle = PLAIN_WORD,
+        bases: Bases = "own",
+    ) -> None:
+        self.pipeline, self.budget, self.style = pipeline, budget, style
         self.denoiser = Denoiser(pipeline, budget.bfloat16)
-        self.sequence = ConceptSequence(self.denoiser, config, folder)
+        kind = ConceptSequence if bases == "own" else BASES[bases]
+        self.sequence = kind(self.denoiser, config, folder)
+        self.words: dict[str, tuple[tuple[int, ...], Tensor]] = {}  # concept -> ids and embeddings of its words
         if budget.checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
             pipeline.unet.train()
 
     def batches(self, concept: ConceptImages, seed: np.random.SeedSequence) -> ConceptBatches:
-        """The training batches of a concept; adds its token first."""
-        add_token(self.pipeline.tokenizer, self.pipeline.text_encoder, concept.token, concept.class_word)
-        return ConceptBatches(self.pipeline, concept, self.budget.steps, self.budget.batch, seed)
+        """The training batches of a concept; adds its words first."""
+        add_words(self.pipeline.tokenizer, self.pipeline.text_encoder, concept.token, concept.class_word, self.style)
+        subject = subject_of(concept.token, concept.class_word, self.style)
+        return ConceptBatches(self.pipeline, concept, self.budget.steps, self.budget.batch, seed, subject)
 
     def learn(self, concept: ConceptImages, seed: np.random.SeedSequence) -> Iterator[Step]:
-        """Learn one concept; iterate to run it. Afterwards its embedding stands in the text encoder."""
+        """Learn one concept; iterate to run it. Afterwards its plain word stands in the text encoder."""
         batches = self.batches(concept, seed)
-        number, vector = token_parameter(self.pipeline, concept)
-        with replaced(self.pipeline.text_encoder, {number: vector}):
-            yield from self.sequence.learn(concept.name, batches, diffusion_loss, extra={TOKEN: vector})
-        install(self.pipeline.text_encoder, {number: vector.detach()})
+        numbers, vectors = word_parameter(self.pipeline, concept, self.style, seed)
+        with spoken(self.pipeline, numbers, vectors):
+            yield from self.sequence.learn(concept.name, batches, diffusion_loss, extra={TOKEN: vectors})
+        self.words[concept.name] = (numbers, vectors.detach())
+        if vectors.ndim == 1:
+            install(self.pipeline.text_encoder, {numbers[0]: vectors.detach()})
+
+    def speaking_of(self, concept: ConceptImages) -> AbstractContextManager[None]:
+        """While open, the pipeline knows the words of a concept that was learnt."""
+        return spoken(self.pipeline, *self.words[concept.name])
 
 
-def token_parameter(pipeline: Any, concept: ConceptImages) -> tuple[int, nn.Parameter]:
-    """Id of the concept's token, and its embedding as a parameter to train."""
-    number = add_token(pipeline.tokenizer, pipeline.text_encoder, concept.token, concept.class_word)
-    weight = pipeline.text_encoder.get_input_embeddings().weight
-    return number, nn.Parameter(weight[number].detach().float().clone())
+def word_parameter(
+    pipeline: Any, concept: ConceptImages, style: WordStyle, seed: np.random.SeedSequence
+) -> tuple[tuple[int, ...], nn.Parameter]:
+    """Ids of the concept's words, and their embeddings as a parameter to train."""
+    numbers = add_words(pipeline.tokenizer, pipeline.text_encoder, concept.token, concept.class_word, style)
+    layers = len(cross_attention_layers(pipeline.unet))
+    # a stream beside that of the batches, which is drawn from `seed` itself
+    rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 0)))
+    return numbers, nn.Parameter(first_embeddings(pipeline.text_encoder, numbers, style, layers, rng))
+
+
+def spoken(pipeline: Any, numbers: tuple[int, ...], vectors: Tensor) -> AbstractContextManager[None]:
+    """While open, the words with these ids have these embeddings: (d,) for one plain word, or (words, layers, d)."""
+    if vectors.ndim == 1:
+        return replaced(pipeline.text_encoder, {numbers[0]: vectors})
+    return layerwise(pipeline, numbers, vectors)
 
 
 def learn_token(
@@ -89,7 +130,7 @@ def learn_token(
         NonFiniteError: the loss became NaN or infinite.
     """
     denoiser = Denoiser(pipeline, budget.bfloat16).requires_grad_(False)
-    number, vector = token_parameter(pipeline, concept)
+    (number,), vector = word_parameter(pipeline, concept, PLAIN_WORD, seed)
     optimizer = torch.optim.AdamW([vector], lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     with replaced(pipeline.text_encoder, {number: vector}):
@@ -105,4 +146,4 @@ def learn_token(
     return vector.detach()
 
 
-__all__ = ["Batch", "Budget", "Learner", "learn_token", "token_parameter"]
+__all__ = ["Batch", "Budget", "Learner", "learn_token", "spoken", "word_parameter"]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from bench.api import Role, Scalar
 from bench.personalise.learner import UNET_ATTENTION
+from bench.personalise.pool import Bases
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Studio, Update
+from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from bench.registry import Registry
 from seqlora import SeqLoRAConfig
 
@@ -36,8 +38,14 @@ class Workshop(Protocol):
     def studio(self) -> Studio:
         """The plain pipeline."""
 
-    def trained(self, config: SeqLoRAConfig) -> list[Learnt]:
-        """All concepts of the cell as `config` learns them; trainings are shared between methods."""
+    def trained(self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own") -> list[Learnt]:
+        """All concepts of the cell as `config` learns them; trainings are shared between methods.
+
+        Args:
+            config: the method.
+            style: how concepts are written.
+            bases: where frozen bases come from, see `bench.personalise.pool`.
+        """
 
     def tokens(self, rate: float) -> list[Learnt]:
         """All concepts as embeddings alone."""
