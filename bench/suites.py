@@ -62,7 +62,7 @@ class Suite:
         """The same suite with axes replaced; a task that is not in it runs on the axes given, or on the defaults."""
         chosen = [s for s in self.sets if not tasks or _is_among(s.task, tasks)]
         strangers = [task for task in tasks if not any(_is_among(s.task, [task]) for s in self.sets)]
-        chosen += [CellSet(task) for task in strangers]
+        chosen += [CellSet(task, n_concepts=(min(4, load_task(task).max_concepts()),)) for task in strangers]
         given = {"methods": tuple(methods), "n_concepts": tuple(n_concepts), "seeds": tuple(seeds)}
         changes = {axis: values for axis, values in given.items() if values}
         return replace(self, sets=tuple(replace(cells, **changes) for cells in chosen))  # type: ignore[arg-type]
@@ -93,6 +93,8 @@ IMAGE_METHODS = (
     "fusion-frozen",
 )
 
+GATED_LINEAR = ("plain-sum", "frozen-orthonormal", "seqlora", "seqlora-penalty")
+
 SUITES.add(
     "smoke",
     Suite(
@@ -110,6 +112,17 @@ SUITES.add(
             CellSet("linear-synthetic", n_concepts=(4, 8), seeds=tuple(range(8))),
             CellSet("linear-synthetic:decay=2.0", n_concepts=(4,), seeds=tuple(range(8))),
             CellSet("linear-minilm", n_concepts=(7,)),
+        ),
+    ),
+)
+SUITES.add(
+    "gate",
+    Suite(
+        "gate",
+        "minutes: what `compare` holds against the baseline, cheap and with many seeds",
+        (
+            CellSet("linear-synthetic", GATED_LINEAR, n_concepts=(4,), seeds=tuple(range(16))),
+            CellSet("linear-trained", ("seqlora",), n_concepts=(3,), seeds=tuple(range(16))),
         ),
     ),
 )
