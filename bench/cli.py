@@ -45,6 +45,7 @@ app = typer.Typer(
 # Commands of other modules: name -> (typer app or function, help). Imported when called; absent if the module is.
 MOUNTED: dict[str, tuple[str, str]] = {
     "timing": ("bench.timing.cli:app", "Time the method against its rivals and print the ratios."),
+    "export": ("bench.export:export_command", "Write a learnt concept as files that plain diffusers loads."),
     "world": ("bench.world.cli:app", "The embedded world: its recipe, weights and their check."),
     "compare": ("bench.regression.cli:compare_command", "Hold a store against a base or a baseline: is it worse?"),
     "bless": ("bench.regression.cli:bless_command", "Make a store's numbers the baseline (clean tree only)."),
@@ -66,7 +67,17 @@ Shard = Annotated[str, typer.Option("--shard", help="i/n: only every n-th group 
 ExecutorName = Annotated[str, typer.Option(help="serial, loky, dask, submitit; auto: loky if that saves time.")]
 Workers = Annotated[int, typer.Option(min=1, help="Cells at the same time (not with serial).")]
 Threads = Annotated[int, typer.Option(min=1, help="BLAS and torch threads a cell; 1 is reproducible.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value for the tasks: base, clip, device.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value for the tasks; --base X is base=X.")]
+PHOTOS = "Your own models (--task photos:<folder>)"
+Base = Annotated[str, typer.Option(help="Diffusers folder of a Stable Diffusion.", rich_help_panel=PHOTOS)]
+Clip = Annotated[str, typer.Option(help="local-dir:<folder>, or ViT-B-32:openai.", rich_help_panel=PHOTOS)]
+Faces = Annotated[str, typer.Option(help="Insightface pack, its root, or an .onnx.", rich_help_panel=PHOTOS)]
+Dino = Annotated[str, typer.Option(help="Timm model: its folder or name.", rich_help_panel=PHOTOS)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=PHOTOS)]
+Dtype = Annotated[str, typer.Option(help="float32, or bfloat16: mixed precision.", rich_help_panel=PHOTOS)]
+Threshold = Annotated[str, typer.Option(help="Cosine of one person's faces.", rich_help_panel=PHOTOS)]
+Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.", rich_help_panel=PHOTOS)]
+Download = Annotated[bool, typer.Option("--allow-download", help="Fetch models by name.", rich_help_panel=PHOTOS)]
 
 
 @app.command("run")
@@ -83,20 +94,34 @@ def run_command(
     shard: Shard = "",
     out: Out = Path("results/bench"),
     option: Setting = None,
+    base: Base = "",
+    clip: Clip = "",
+    identity: Faces = "",
+    dino: Dino = "",
+    device: Device = "",
+    dtype: Dtype = "",
+    threshold: Threshold = "",
+    checkpointing: Checkpointing = False,
+    allow_download: Download = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and for how long.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Compute stored cells again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cells again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show failures only.")] = False,
 ) -> None:
     """Run the cells of a suite that are not in the store yet."""
-    cells = selected(suite, task, method, concepts, seeds, shard)
+    models = {"base": base, "clip": clip, "identity": identity, "dino": dino, "device": device, "dtype": dtype,
+              "threshold": threshold, "checkpointing": checkpointing, "download": allow_download}  # fmt: skip
+    options = settings(option or []) | {name: str(value) for name, value in models.items() if value}
+    cells = selected(suite, task, method, concepts, seeds, shard, options)
     store = Store(out)
+    if executor == "auto" and options.get("device", "cpu") != "cpu":
+        executor = "serial"  # one accelerator
     if executor == "auto":
         seconds = estimate_seconds(to_run(cells, store, force, retry_failed), store.all_records(), 1)
         executor = "serial" if workers == 1 or seconds < WORTH_WORKERS else "loky"
     if dry_run:
         return plan(cells, to_run(cells, store, force, retry_failed), store, 1 if executor == "serial" else workers)
-    job = Job(out, threads, force, retry_failed, settings(option or []))
+    job = Job(out, threads, force, retry_failed, options)
     runs_on = EXECUTORS[executor](Resources(workers, threads, scheduler, out))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler that takes the machine back is a Ctrl-C
     try:
@@ -143,11 +168,12 @@ def status(
     concepts: Concepts = "",
     seeds: SeedRange = "",
     out: Out = Path("results/bench"),
+    option: Setting = None,
 ) -> None:
     """Count the cells of a suite that are done, failed, skipped, missing or corrupt."""
     store = Store(out)
     counts: dict[tuple[str, str], Counter[str]] = {}
-    for cell in selected(suite, task, method, concepts, seeds):
+    for cell in selected(suite, task, method, concepts, seeds, options=settings(option or [])):
         counts.setdefault((cell.task, cell.method), Counter())[store.state(cell)] += 1
     states = ("done", "failed", "skipped", "missing", "corrupt")
     table = Table("task", "method", *states, title=f"{suite} in {out}")
@@ -168,10 +194,11 @@ def collect(
     concepts: Concepts = "",
     seeds: SeedRange = "",
     out: Out = Path("results/bench"),
+    option: Setting = None,
     source: Annotated[list[Path] | None, typer.Option("--from", help="Another store, of a shard (repeatable).")] = None,
 ) -> None:
     """Write one parquet file of everything that a suite has measured."""
-    cells = selected(suite, task, method, concepts, seeds)
+    cells = selected(suite, task, method, concepts, seeds, options=settings(option or []))
     store = Store(out)
     for folder in source or []:
         if not folder.is_dir():

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bench.api import Cell
 from bench.suites import SUITES
+from bench.tasks import ON_MODELS, on_models
 from seqlora.errors import BadInputError
 
+MODELS = ("base", "clip", "identity", "dino", "threshold", "dtype", "checkpointing", "download")  # of `bench.models`
 MANY = 100_000  # numbers that an option may stand for: more is a slip of the keyboard
 
 
 def selected(
-    suite: str, tasks: list[str] | None, methods: list[str] | None, concepts: str, seeds: str, shard: str = ""
+    suite: str,
+    tasks: list[str] | None,
+    methods: list[str] | None,
+    concepts: str,
+    seeds: str,
+    shard: str = "",
+    options: Mapping[str, str] | None = None,
 ) -> list[Cell]:
-    """The cells that the options choose.
+    """The cells that the options choose; `options` are those for the tasks, models for example.
 
     Raises:
-        BadInputError: an unknown name or a malformed number.
+        BadInputError: an unknown name, a malformed number, or a model that no task would use.
     """
-    chosen = SUITES[suite].restricted(tasks or (), methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
+    given = [name for name in MODELS if (options or {}).get(name)]
+    if given and not any(task.partition(":")[0] in ON_MODELS for task in tasks or ()):
+        raise BadInputError(f"{', '.join(given)}: only tasks on your own models use this; add --task photos:<folder>")
+    names = [on_models(task, options or {}) for task in tasks or ()]
+    chosen = SUITES[suite].restricted(names, methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
     return in_shard(chosen.cells(), shard)
 
 

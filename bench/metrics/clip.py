@@ -15,28 +15,33 @@ CLIPSCORE_WEIGHT = 2.5
 
 
 class ClipJudge:
-    """An open_clip model on the CPU.
+    """An open_clip model.
 
     Args:
         name: an architecture, or "local-dir:<folder>".
         pretrained: tag of the weights; not for a local folder.
+        device: where it runs.
     """
 
-    def __init__(self, name: str, pretrained: str | None = None) -> None:
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+    def __init__(self, name: str, pretrained: str | None = None, device: str = "cpu") -> None:
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, device=device
+        )
         self.model.eval()
+        self.device = device
         self.tokenize = open_clip.get_tokenizer(name)
 
     @torch.no_grad()
     def images(self, images: Pixels) -> NDArray[np.float64]:
         """(n, d) unit embeddings of (n, H, W, 3) uint8 images."""
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images])
-        return self.model.encode_image(pixels, normalize=True).double().numpy()
+        return self.model.encode_image(pixels.to(self.device), normalize=True).double().cpu().numpy()
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(n, d) unit embeddings."""
-        return self.model.encode_text(self.tokenize(list(texts)), normalize=True).double().numpy()
+        tokens = self.tokenize(list(texts)).to(self.device)
+        return self.model.encode_text(tokens, normalize=True).double().cpu().numpy()
 
     def text_alignment(self, images: Pixels, texts: Sequence[str]) -> NDArray[np.float64]:
         """CLIP-T, (n,): cosine of image i and text i (write the class word where the concept's token was)."""

@@ -7,7 +7,7 @@ detection. The share of images with a face is therefore printed beside both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -57,6 +57,10 @@ class IdentityJudge:
     encoder: Any
     threshold: float | None
     found: Callable[[Pixels], NDArray[np.bool_]] | None
+
+    def at(self, threshold: float | None) -> IdentityJudge:
+        """The same encoder and detector with another threshold."""
+        return replace(self, threshold=threshold)
 
     def embed(self, images: Pixels) -> NDArray[np.float64]:
         """(n, d) unit embeddings of (n, H, W, 3) uint8 RGB images (insightface expects BGR)."""

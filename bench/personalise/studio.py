@@ -28,11 +28,15 @@ class Studio:
         size: height and width of the images in pixels.
         steps: of the sampler.
         guidance: classifier-free guidance scale.
+        batch: images at a time.
+        bfloat16: compute in mixed precision.
     """
 
-    def __init__(self, pipeline: Any, size: int, steps: int, guidance: float) -> None:
-        self.pipeline, self.size, self.steps, self.guidance = pipeline, size, steps, guidance
-        self.denoiser = Denoiser(pipeline).requires_grad_(False)
+    def __init__(
+        self, pipeline: Any, size: int, steps: int, guidance: float, batch: int = 32, bfloat16: bool = False
+    ) -> None:
+        self.pipeline, self.size, self.steps, self.guidance, self.batch = pipeline, size, steps, guidance, batch
+        self.denoiser = Denoiser(pipeline, bfloat16).requires_grad_(False)
         self._base: dict[str, Tensor] = {}
         self._layerwise: dict[int, Tensor] = {}  # id of a word -> its embedding in every layer, (L, d)
         pipeline.set_progress_bar_config(disable=True)
@@ -77,7 +81,7 @@ class Studio:
         prompts: Sequence[str],
         noise: np.random.SeedSequence,
         token: str = "",
-        batch: int = 32,
+        batch: int | None = None,
         width: int | None = None,
         regions: Sequence[Region] = (),
     ) -> NDArray[np.uint8]:
@@ -87,7 +91,7 @@ class Studio:
             prompts: the captions.
             noise: seeds of the initial noise.
             token: every prompt must hold it.
-            batch: images at a time.
+            batch: images at a time, if not as many as usual.
             width: of the images, if they are no squares.
             regions: boxes with prompts of their own; `prompts` are then those of the whole image.
 
@@ -99,11 +103,12 @@ class Studio:
         states = np.random.SeedSequence(noise.entropy, spawn_key=noise.spawn_key).generate_state(
             len(prompts), np.uint64
         )
-        images, wide = [], width or self.size
+        images, wide, batch = [], width or self.size, batch or self.batch
         for first in range(0, len(prompts), batch):
             some = slice(first, first + batch)
             texts = [*prompts[some], *(region.prompt for region in regions)]
-            with self.speaking(texts), regional(self.pipeline, regions, self.size, wide, self.guidance > 1):
+            regions_open = regional(self.pipeline, regions, self.size, wide, self.guidance > 1)
+            with self.denoiser.precision(), self.speaking(texts), regions_open:
                 drawn = self.pipeline(
                     list(prompts[some]),
                     height=self.size,

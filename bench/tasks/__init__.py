@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from bench.api import Task
@@ -14,6 +14,11 @@ TASKS.lazy("linear-synthetic", "bench.tasks.linear:synthetic")
 TASKS.lazy("linear-minilm", "bench.tasks.linear:minilm")
 TASKS.lazy("linear-trained", "bench.tasks.trained:trained")
 TASKS.lazy("portraits", "bench.tasks.portraits:portraits")
+TASKS.lazy("photos", "bench.tasks.photos:photos")
+
+# Tasks whose names hold a digest of the user's models: kind -> function of (text after the colon, options) -> full name
+ON_MODELS: Registry[Callable[[str, Mapping[str, str]], str]] = Registry("task on models")
+ON_MODELS.lazy("photos", "bench.tasks.photos:planned")
 
 
 @lru_cache(maxsize=8)
@@ -25,3 +30,13 @@ def load_task(name: str) -> Task:
     """
     kind, _, options = name.partition(":")
     return TASKS[kind](options)
+
+
+def on_models(name: str, options: Mapping[str, str]) -> str:
+    """The full name of a task on the models that `options` name; most tasks do not depend on them.
+
+    Raises:
+        BadInputError: a model is not there.
+    """
+    kind, _, text = name.partition(":")
+    return ON_MODELS[kind](text, options) if kind in ON_MODELS else name
