@@ -205,3 +205,13 @@ FORGETTING_ENERGY = define(
         description="‖(M_t - M_j) X_j‖² / ‖ΔW_j X_j‖² on a layer of the diffusion model",
     )
 )
+UPDATE_CHANGE = define(
+    Metric(
+        "update_change",
+        "‖M_t - M_j‖_F",
+        "lower",
+        lower_bound=0.0,
+        description="how far later stages moved the weights, whatever the concept's activations: a rival predictor of "
+        "what is lost",
+    )
+)

@@ -48,24 +48,50 @@ def _of_layer(layer: str, stages: Sequence[Update], learnt: Sequence[Learnt]) ->
     return MetricMatrix("forgetting_energy", R, nothing, nothing, layer)
 
 
+def update_changes(stages: Sequence[Update]) -> MetricMatrix:
+    """`‖M_t - M_j‖_F` over all layers together: what a predictor that knows no activations would look at."""
+    T = len(stages)
+    R, nothing = np.full((T, T), np.nan), np.full(T, np.nan)
+    for j, t in zip(*np.triu_indices(T), strict=True):
+        squares = (float((stages[t][layer] - stages[j][layer]).double().square().sum()) for layer in stages[t])
+        R[t, j] = sum(squares) ** 0.5
+    return MetricMatrix("update_change", R, nothing, nothing)
+
+
 def geometry(learnt: Sequence[Learnt]) -> Iterator[Value]:
-    """Residual energy, leak and overlap of the concepts' bases: mean over layers, overlap also its largest."""
+    """Residual energy, leak and overlap of the concepts' bases, mean over layers and (overlap) its largest.
+
+    By layer, too: residual energy and leak as means over concepts, overlap as its largest over pairs.
+    """
     layers = [layer for layer in learnt[0].factors if layer in learnt[0].moments]
     if not layers:
         return
     bases = {layer: [retract_qr(c.factors[layer][0].flatten(1).double()) for c in learnt] for layer in layers}
-    for j, concept in enumerate(learnt):
-        residual, leak = [], []
-        for layer in layers:
-            S, A = concept.moments[layer], bases[layer][j]
-            total = float(S.trace())
-            residual.append(1 - float((A @ S @ A.mT).trace()) / total)
-            later = torch.cat([S.new_zeros(0, S.shape[0]), *bases[layer][j + 1 :]])
-            leak.append(float((later @ S @ later.mT).trace()) / total)
-        yield Value("residual_energy", float(np.mean(residual)), concept=j)
+    shares = {layer: _shares(bases[layer], [c.moments[layer] for c in learnt]) for layer in layers}
+    pairs = [(k, j) for j in range(len(learnt)) for k in range(j)]
+    overlaps = {layer: [overlap(bases[layer][k], bases[layer][j]) for k, j in pairs] for layer in layers}
+    for j in range(len(learnt)):
+        yield Value("residual_energy", float(np.mean([residual[j] for residual, _ in shares.values()])), concept=j)
         if j + 1 < len(learnt):
-            yield Value("leak", float(np.mean(leak)), concept=j)
-        for k in range(j):
-            pairs = [overlap(bases[layer][k], bases[layer][j]) for layer in layers]
-            yield Value("overlap", float(np.mean(pairs)), concept=k, other=j)
-            yield Value("overlap", float(np.max(pairs)), concept=k, other=j, item="largest over layers")
+            yield Value("leak", float(np.mean([leak[j] for _, leak in shares.values()])), concept=j)
+    for p, (k, j) in enumerate(pairs):
+        measured = [overlaps[layer][p] for layer in layers]
+        yield Value("overlap", float(np.mean(measured)), concept=k, other=j)
+        yield Value("overlap", float(np.max(measured)), concept=k, other=j, item="largest over layers")
+    for layer in layers:
+        residual, leak = shares[layer]
+        yield Value("residual_energy", float(np.mean(residual)), layer=layer, item="mean over concepts")
+        if pairs:
+            yield Value("leak", float(np.mean(leak[:-1])), layer=layer, item="mean over concepts")
+            yield Value("overlap", float(np.max(overlaps[layer])), layer=layer, item="largest over pairs")
+
+
+def _shares(bases: Sequence[Tensor], moments: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    """Of each concept's energy tr Σ_j on one layer: what its basis does not see, and what later bases read."""
+    residual, leak = [], []
+    for j, (A, S) in enumerate(zip(bases, moments, strict=True)):
+        total = float(S.trace())
+        residual.append(1 - float((A @ S @ A.mT).trace()) / total)
+        later = torch.cat([S.new_zeros(0, S.shape[0]), *bases[j + 1 :]])
+        leak.append(float((later @ S @ later.mT).trace()) / total)
+    return residual, leak

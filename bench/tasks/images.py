@@ -18,7 +18,8 @@ from bench.api import Cell, CellResult, Context, MetricMatrix, Scalar, Value
 from bench.methods.images.api import ImageMethod, weighted_sum
 from bench.metrics.clip import ClipJudge, drift
 from bench.metrics.dino import DinoJudge
-from bench.metrics.energies import forgetting_energies, geometry
+from bench.metrics.energies import forgetting_energies, geometry, update_changes
+from bench.metrics.guarantees import guarantees
 from bench.metrics.identity import Recognises
 from bench.personalise.images import ConceptImages
 from bench.personalise.pool import Bases
@@ -148,7 +149,7 @@ class ImageTask(ABC):
         stages = list(method.stages(learnt, workshop))
         merging = time.perf_counter() - started
         matrices, values, sheet = measure(method, learnt, stages, workshop)
-        matrices += forgetting_energies(stages, learnt)
+        matrices += [*forgetting_energies(stages, learnt), update_changes(stages)]
         values += [*geometry(learnt), *_drift(workshop, stages[-1])]
         context.artifacts.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(context.artifacts / "gallery.png")
@@ -160,6 +161,7 @@ class ImageTask(ABC):
             matrices,
             values,
             {**settings, **workshop.notes},
+            guarantees(method, learnt, stages, workshop),
             timing={
                 "learn_seconds": seconds,
                 "learn_seconds_per_concept": seconds / len(learnt),
