@@ -23,7 +23,7 @@ DELTAS = (0.1, 0.01, 0.001)
 CONTROL_DELTAS = (0.01, 0.001)  # heavy tails show far out: at 0.1 even t(3) may stay below the bound
 COLUMNS = 16
 TIGHTNESS_COLUMNS = (1, 4, 16, 64, 256)
-ENTRIES: dict[str, int] = {"smoke": 2_000_000, "ci": 20_480_000, "full": 204_800_000}  # 20,000 trials at n=64, N=16
+ENTRIES: dict[str, int] = {"smoke": 8_000_000, "ci": 20_480_000, "full": 204_800_000}  # 20,000 trials at n=64, N=16
 MOST_TRIALS: dict[str, int] = {"smoke": 4000, "ci": 20_000, "full": 200_000}
 
 

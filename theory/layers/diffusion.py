@@ -49,7 +49,7 @@ STEPS = 4  # of the sampler; an image is read at one of them
 WINDOW = 16  # pixels of an image
 TEXT_WINDOW = 11  # tokens of a prompt: from the first word that varies to the end token
 BATCH = 16
-WINDOWS = {"smoke": 24, "ci": 128, "full": 512}  # images a concept
+WINDOWS = {"smoke": 24, "ci": 192, "full": 512}  # images a concept
 READS_TEXT = re.compile(r"attn2\.to_[kv]$")
 
 
@@ -155,7 +155,8 @@ class Recorder:
         noise = torch.from_numpy(self.rng.standard_normal((len(texts), *self._shape()))).float()
         windows: dict[str, Array] = {}
         for last in range(STEPS):
-            for rows in torch.from_numpy(np.flatnonzero(last_steps == last)).split(BATCH):
+            mine = np.flatnonzero(last_steps == last)
+            for rows in torch.from_numpy(mine).split(BATCH) if len(mine) else ():
                 with hf.watched(self.pipeline.unet, self.names) as inputs:
                     self._draw(noise[rows], states[rows], last)
                 for name, seen in inputs.items():
