@@ -23,7 +23,15 @@ from seqlora.files import check_name, write_tensors
 from seqlora.groups import complement_projectors, group_layers, remaining_room, set_penalty
 from seqlora.merged import MergedModel
 from seqlora.moments import merge_factors
-from seqlora.start import Loss, gather_gradients, gather_moments, moment_start, random_start, spread_start
+from seqlora.start import (
+    Loss,
+    gather_gradients,
+    gather_moments,
+    gather_sensitivities,
+    moment_start,
+    random_start,
+    spread_start,
+)
 from seqlora.storage import Concept
 
 Hook = Callable[["ConceptSequence", str], None]
@@ -247,12 +255,16 @@ class ConceptSequence(MergedModel):
         """
         if name and name in self._remembered_names:
             return
+        batches = list(batches)
         with self._aside():
             moments = gather_moments(self.model, self.layers, batches, loss, self.config)
+            sensitivities = dict.fromkeys(self.base, 1.0)
+            if self.config.forgetting_scale == "gradient":
+                sensitivities = gather_sensitivities(self.model, self.layers, batches, loss)
         for layer in self.layers:
             width = layer.weight.shape[1]
             size = width if self.config.moments == "exact" else min(self.config.sketch_size, width)
-            factor = moments[layer.name].factor()
+            factor = sensitivities[layer.name] ** 0.5 * moments[layer.name].factor()
             self.past_factors[layer.name] = merge_factors(self.past_factors[layer.name], factor, size)
         self.remembered += 1
         if name:
@@ -263,11 +275,15 @@ class ConceptSequence(MergedModel):
         weight = self.config.forgetting_weight
         if self.config.forgetting_scale == "none":
             return dict.fromkeys(self.base, weight)
-        # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
         energies = {
             name: float((W0.to(self.past_factors[name]) @ self.past_factors[name].mT).square().sum())
             for name, W0 in self.base.items()
         }
+        if self.config.forgetting_scale == "gradient":
+            # gamma times number of moments times sum of tr(B A S A^T B^T) / sum of tr(W0 S W0^T), S already weighed
+            total = max(sum(energies.values()), torch.finfo(torch.float64).tiny)
+            return dict.fromkeys(self.base, 2 * weight * self.remembered / total)
+        # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
         return {
             name: 2 * weight * self.remembered / (len(energies) * max(energy, torch.finfo(torch.float64).tiny))
             for name, energy in energies.items()

@@ -62,6 +62,30 @@ def gather_gradients(
     return {name: moment.matrix() for name, moment in moments.items()}, gradients
 
 
+def gather_sensitivities(
+    model: torch.nn.Module, layers: Sequence[AdaptedLayer], batches: Iterable[Any], loss: Loss
+) -> dict[str, float]:
+    """How much the loss reacts to each layer's output: `sum over rows of ‖dL/dy‖² / m`, the trace of a Fisher block.
+
+    With it, `tr(M S M^T)` times this number estimates what a change M of the weight does to the loss (K-FAC with a
+    multiple of the identity in place of the output factor; Martens & Grosse 2015).
+    """
+    squares = {layer.name: 0.0 for layer in layers}
+
+    def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
+        squares[layer.name] += float(output_gradient.square().sum()) / output_gradient.shape[-1]
+
+    for layer in layers:
+        layer.B.requires_grad_(True)  # as in `gather_gradients`
+    with torch.enable_grad(), recording(layers, lambda layer, rows: None, add):
+        for batch in batches:
+            value = loss(model, batch)
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteError("the loss is not finite on what is to be remembered; check the data")
+            torch.autograd.backward(value, inputs=[layer.B for layer in layers])
+    return squares
+
+
 def moment_start(
     group: LayerGroup,
     moments: Mapping[str, Tensor],
