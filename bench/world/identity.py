@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 from bench.world.autoencoder import to_tensor
 from bench.world.data import FigurePool
@@ -19,6 +20,7 @@ from bench.world.training import LossFunction
 
 WIDTH = 128
 SCALE, MARGIN = 24.0, 0.35  # of the angular margin loss
+MAX_SOFTNESS = 0.8  # weight of the blurred image in the mixture that is trained on
 
 
 class IdentityEncoder(nn.Module):
@@ -65,7 +67,9 @@ def identity_loss(model: ArcFaceTraining, pool: FigurePool, numbers: np.ndarray,
         chosen = rng.integers(len(pool), size=batch)
         images, _ = pool.portraits(chosen, rng)
         pixels = to_tensor(images)
-        # Slight noise: generated images are not as clean as drawings.
+        # Generated images are neither as sharp nor as clean as drawings, whoever is in them.
+        softness = MAX_SOFTNESS * torch.rand(batch, 1, 1, 1, generator=noise)
+        pixels = pixels.lerp(gaussian_blur(pixels, [5, 5], [1.2, 1.2]), softness)
         amount = 0.05 * torch.rand(batch, 1, 1, 1, generator=noise)
         pixels = pixels + amount * torch.randn(pixels.shape, generator=noise)
         person = torch.from_numpy(numbers[chosen]).to(weight.device)

@@ -94,7 +94,7 @@ WORDS_BATCH = 64
 DIFFUSION = TrainingPlan("diffusion", steps=9000, lr=1e-3, entropy=11, warmup=200, decay=0.3, ema=0.99)
 DIFFUSION_BATCH = 32
 PREVIEW_EVERY = 1000  # steps between sample grids
-IDENTITY = TrainingPlan("identity", steps=1500, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
+IDENTITY = TrainingPlan("identity", steps=4000, lr=2e-3, entropy=13, decay=0.5, weight_decay=0.05)
 CLASSIFIER = TrainingPlan("classifier", steps=800, lr=2e-3, entropy=14, decay=0.5, weight_decay=0.05)
 CLIP = TrainingPlan("clip", steps=2300, lr=3e-3, entropy=15, decay=0.4, weight_decay=0.05)
 JUDGE_BATCH = 128
