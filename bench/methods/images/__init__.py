@@ -2,8 +2,15 @@
 
 from bench.methods.images.api import METHODS, ImageMethod, Workshop
 from bench.methods.images.base import Base, TokenOnly
-from bench.methods.images.frozen import FrozenOrthonormal, FrozenRandom, OrthogonalAdaptationWeight
+from bench.methods.images.frozen import (
+    FrozenOrthonormal,
+    FrozenRandom,
+    FrozenSame,
+    OrthogonalAdaptation,
+    OrthogonalAdaptationWeight,
+)
 from bench.methods.images.fusion import Fusion, FusionFrozen, FusionLBFGS
+from bench.methods.images.mix_of_show import EDLoRAAverage, MixOfShow, MixOfShowExact
 from bench.methods.images.plain import PlainAverage, PlainNormMatched, PlainSum
 from bench.methods.images.sequential import Alternating, PenaltyOnly, SeqLoRA, SeqLoRAPenalty
 
@@ -16,14 +23,19 @@ for _method in (
     PlainNormMatched(),
     Alternating(),
     FrozenRandom(),
+    FrozenSame(),
     FrozenOrthonormal(),
     OrthogonalAdaptationWeight(),
+    OrthogonalAdaptation(),
     SeqLoRA(),
     SeqLoRAPenalty(),
     PenaltyOnly(),
     Fusion(),
     FusionFrozen(),
     FusionLBFGS(),
+    EDLoRAAverage(),
+    MixOfShow(),
+    MixOfShowExact(),
 ):
     METHODS.add(_method.name, _method)
 
