@@ -22,7 +22,7 @@ from seqlora.errors import BadInputError, NonFiniteError
 from seqlora.files import check_name, write_tensors
 from seqlora.groups import complement_projectors, group_layers, remaining_room, set_penalty
 from seqlora.merged import MergedModel
-from seqlora.moments import merge_factors
+from seqlora.past import Past
 from seqlora.start import (
     Loss,
     gather_gradients,
@@ -78,10 +78,7 @@ class ConceptSequence(MergedModel):
         super().__init__(model, inject(model, self.plan))
         self.groups = group_layers(self.layers, self.plan)
         self._stored: dict[Path, dict[str, dict[str, str]]] = {}  # folder -> entries that we wrote or read there
-        # F with F^T F = sum of the second moments of what must be remembered, and how many moments that is
-        self.past_factors = {name: torch.zeros(0, width, dtype=torch.float64) for name, width in widths.items()}
-        self.remembered = 0
-        self._remembered_names: list[str] = []
+        self.past = Past.empty(widths)
         self._hooks: dict[str, list[Hook]] = {"concept_start": [], "concept_end": []}
         if self.folder is not None and (self.folder / storage.INDEX).exists():
             self._load(self.folder, check_config=True)
@@ -190,8 +187,8 @@ class ConceptSequence(MergedModel):
         for group in self.groups:
             if self.config.orthogonal:
                 group.projector = complement_projectors(group, past)
-            if self.config.forgetting_weight > 0 and self.remembered > 0:
-                set_penalty(group, self.past_factors, self._penalty_weights())
+            if self.config.forgetting_weight > 0 and self.past.count > 0:
+                set_penalty(group, self.past.factors, self.past.penalty_weights(self.base, self.config))
             if self.config.max_update_norm is not None:
                 group.room = remaining_room(group, self._used_output, self.config.max_update_norm)
         optimizer = BilevelOptimizer(self.groups, self.config, extra, steps)
@@ -253,7 +250,7 @@ class ConceptSequence(MergedModel):
         Called for every finished concept; call it with generic prompts to protect the base model as well. With a
         `name`, which is stored with the next concept, a second call (of a script that was started again) does nothing.
         """
-        if name and name in self._remembered_names:
+        if name and name in self.past.names:
             return
         batches = list(batches)
         with self._aside():
@@ -261,33 +258,7 @@ class ConceptSequence(MergedModel):
             sensitivities = dict.fromkeys(self.base, 1.0)
             if self.config.forgetting_scale == "gradient":
                 sensitivities = gather_sensitivities(self.model, self.layers, batches, loss)
-        for layer in self.layers:
-            width = layer.weight.shape[1]
-            size = width if self.config.moments == "exact" else min(self.config.sketch_size, width)
-            factor = sensitivities[layer.name] ** 0.5 * moments[layer.name].factor()
-            self.past_factors[layer.name] = merge_factors(self.past_factors[layer.name], factor, size)
-        self.remembered += 1
-        if name:
-            self._remembered_names.append(name)
-
-    def _penalty_weights(self) -> dict[str, float]:
-        """Weight w of tr(B A S_past A^T B^T) / 2 in each layer."""
-        weight = self.config.forgetting_weight
-        if self.config.forgetting_scale == "none":
-            return dict.fromkeys(self.base, weight)
-        energies = {
-            name: float((W0.to(self.past_factors[name]) @ self.past_factors[name].mT).square().sum())
-            for name, W0 in self.base.items()
-        }
-        if self.config.forgetting_scale == "gradient":
-            # gamma times number of moments times sum of tr(B A S A^T B^T) / sum of tr(W0 S W0^T), S already weighed
-            total = max(sum(energies.values()), torch.finfo(torch.float64).tiny)
-            return dict.fromkeys(self.base, 2 * weight * self.remembered / total)
-        # gamma times the mean over layers of tr(B A S A^T B^T) / (tr(W0 S W0^T) / number of moments)
-        return {
-            name: 2 * weight * self.remembered / (len(energies) * max(energy, torch.finfo(torch.float64).tiny))
-            for name, energy in energies.items()
-        }
+        self.past.add(moments, sensitivities, self.config, name)
 
     def add_hook(self, event: Literal["concept_start", "concept_end"], hook: Hook) -> None:
         """Call `hook(sequence, name)` before or after every concept that is learnt (not for those taken up)."""
@@ -306,7 +277,7 @@ class ConceptSequence(MergedModel):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
                 int(
-                    np.random.SeedSequence([self.config.seed, self.remembered, len(self.concepts)]).generate_state(1)[0]
+                    np.random.SeedSequence([self.config.seed, self.past.count, len(self.concepts)]).generate_state(1)[0]
                 )
             )
             yield
@@ -321,10 +292,10 @@ class ConceptSequence(MergedModel):
         known = self._stored.setdefault(folder.resolve(), {})
         entries = [known.get(name) or storage.write_concept(folder, c) for name, c in self.concepts.items()]
         known.update(zip(self.concepts, entries, strict=True))
-        moments: dict[str, Any] = {"remembered": self.remembered, "names": self._remembered_names, "file": ""}
-        if self.remembered:
-            moments["file"] = f"moments-{self.remembered}.safetensors"
-            write_tensors(folder / moments["file"], self.past_factors)
+        moments: dict[str, Any] = {"remembered": self.past.count, "names": self.past.names, "file": ""}
+        if self.past.count:
+            moments["file"] = f"moments-{self.past.count}.safetensors"
+            write_tensors(folder / moments["file"], self.past.factors)
         storage.write_index(folder, self.config.to_json(), entries, moments)
         for old in folder.glob("moments-*.safetensors"):
             if old.name != moments["file"]:
@@ -350,10 +321,10 @@ class ConceptSequence(MergedModel):
         for entry in index["concepts"]:
             self.adopt(storage.read_concept(folder, entry, shapes))
         self._stored[folder.resolve()] = dict(zip(self.concepts, index["concepts"], strict=True))
-        self.remembered = int(index["moments"]["remembered"])
-        self._remembered_names = list(index["moments"].get("names", []))
+        self.past.count = int(index["moments"]["remembered"])
+        self.past.names = list(index["moments"].get("names", []))
         if index["moments"]["file"]:
-            self.past_factors = storage.read_moments(folder, index["moments"]["file"], shapes)
+            self.past.factors = storage.read_moments(folder, index["moments"]["file"], shapes)
 
     def _setting(self) -> dict[str, Any]:
         """What a checkpoint is valid for: the configuration and the concepts before it."""

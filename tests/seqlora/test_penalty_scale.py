@@ -32,10 +32,10 @@ def test_replacing_a_base_weight_by_nothing_costs_gamma(mlp: SimpleNamespace, sc
     sequence = ConceptSequence(mlp.model(), mlp.config(forgetting_weight=gamma, forgetting_scale=scale))
     for concept in range(concepts):
         mlp.learn(sequence, f"c{concept}", concept)
-    weights = sequence._penalty_weights()
+    weights = sequence.past.penalty_weights(sequence.base, sequence.config)
     penalty = 0.0
     for name, W0 in sequence.base.items():
-        change = W0.to(sequence.past_factors[name]) @ sequence.past_factors[name].mT
+        change = W0.to(sequence.past.factors[name]) @ sequence.past.factors[name].mT
         penalty += weights[name] / 2 * float(change.square().sum())
     assert penalty == pytest.approx(gamma * concepts, rel=1e-9)
 
@@ -48,7 +48,7 @@ def test_a_layer_whose_output_does_not_matter_is_free(mlp: SimpleNamespace) -> N
         torch.nn.init.zeros_(model[2].weight)
         sequence = ConceptSequence(model, mlp.config(forgetting_weight=1.0, forgetting_scale=scale))
         sequence.remember(mlp.batches(0, 2), mlp.loss)
-        weight, factor = sequence._penalty_weights()["0"], sequence.past_factors["0"]
+        weight, factor = sequence.past.penalty_weights(sequence.base, sequence.config)["0"], sequence.past.factors["0"]
         charged[scale] = weight * float(factor.square().sum())
     assert charged["gradient"] == 0.0
     assert charged["output"] > 0.0

@@ -142,7 +142,7 @@ def test_round_trip_rebuilds_the_merged_model(mlp: SimpleNamespace, tmp_path: Pa
     assert list(loaded.concepts) == ["c0", "c1", "c2"]
     for ours, theirs in zip(sequence.layers, loaded.layers, strict=True):
         assert torch.equal(ours.weight, theirs.weight)
-    assert all(torch.equal(sequence.past_factors[k], loaded.past_factors[k]) for k in ("0", "2"))
+    assert all(torch.equal(sequence.past.factors[k], loaded.past.factors[k]) for k in ("0", "2"))
     mlp.learn(sequence, "c3", 3)
     mlp.learn(loaded, "c3", 3)
     assert torch.equal(sequence.concepts["c3"].factors["0"][1], loaded.concepts["c3"].factors["0"][1])
@@ -312,5 +312,5 @@ def test_what_is_remembered_by_name_counts_once_after_a_restart(mlp: SimpleNames
         return sequence
 
     first, again = script(), script()
-    assert first.remembered == again.remembered == 2
-    assert all(torch.equal(first.past_factors[k], again.past_factors[k]) for k in first.past_factors)
+    assert first.past.count == again.past.count == 2
+    assert all(torch.equal(first.past.factors[k], again.past.factors[k]) for k in first.past.factors)
