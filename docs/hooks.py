@@ -1,13 +1,15 @@
 """Hooks of the site: formulas as MathML, statements from the claims, measurements from the published ledger.
 
 A page says `<!-- claim C1 -->` where the statement of a claim belongs and `<!-- measured C1 -->` where its rows of
-`reports/published/ledger.md` do, so that neither can drift from the code or from the last published run. Figures of
-that run are served as `figures/<name>.png`. Nothing is loaded from the network, neither here nor by the pages.
+`reports/published/ledger.md` do, so that neither can drift from the code or from the last published run;
+`<!-- options -->` becomes the table of `SeqLoRAConfig`. Figures of that run are served as `figures/<name>.png`.
+Nothing is loaded from the network, neither here nor by the pages.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ ORIGINS = {
     "abstract": "a reconstruction: the abstract asserts it in words, the formula is ours",
     "ours": "ours: the abstract does not say it",
 }
-DIRECTIVE = re.compile(r"<!-- (claim|measured) (\w+) -->")
+DIRECTIVE = re.compile(r"<!-- (claim|measured|options) ?(\w*) -->")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
@@ -35,8 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in statements and measurements."""
-    parts = {"claim": statement, "measured": measured}
+    """Fill in statements, measurements and options."""
+    parts = {"claim": statement, "measured": measured, "options": options}
     return DIRECTIVE.sub(lambda match: parts[match[1]](match[2]), markdown)
 
 
@@ -69,6 +71,18 @@ def measured(claim: str) -> str:
     return "\n".join(text)
 
 
+def options(_: str) -> str:
+    """Every field of `SeqLoRAConfig`: default and meaning."""
+    from seqlora import SeqLoRAConfig
+
+    defaults = SeqLoRAConfig()
+    rows = [
+        f"| `{entry.name}` | `{getattr(defaults, entry.name)!r}` | {entry.metadata['help']} |"
+        for entry in fields(SeqLoRAConfig)
+    ]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows])
+
+
 def mathml(latex: str, display: bool, where: str) -> str:
     """A formula that browsers set themselves.
 
@@ -79,4 +93,6 @@ def mathml(latex: str, display: bool, where: str) -> str:
     left = re.search(r"\\[A-Za-z]+", text)
     if left:
         raise PluginError(f"{where}: {left[0]} in {latex.strip()!r} cannot be set; write it another way")
+    # A norm's right bar carries the exponent, so only the left one would grow with what is between them.
+    text = text.replace("<mo>&#x02016;</mo>", '<mo fence="false" stretchy="false">&#x02016;</mo>')
     return f'<div class="formula">{text}</div>' if display else text
