@@ -7,7 +7,6 @@ the data does to the same number matters to nobody. It is stated in the number's
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,11 +82,11 @@ class MarginsFile(_Strict):
         """How much equal cells may differ; 0, bit for bit, where there was no pilot."""
         return ROUND_OFF_FACTOR * self._round_off.get(group, {}).get(number, 0.0)
 
-    @cached_property
+    @property
     def _margins(self) -> dict[tuple[str, str, int, str], float]:
         return {(g.task, g.method, g.n_concepts, g.number): g.margin for g in self.gates}
 
-    @cached_property
+    @property
     def _round_off(self) -> dict[Group, dict[str, float]]:
         return {(r.task, r.method, r.n_concepts): r.numbers for r in self.round_off}
 
