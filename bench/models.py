@@ -6,7 +6,8 @@ import. The options travel as `Context.options`; those not known here belong to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -131,20 +132,36 @@ def load_pipeline(folder: Path, device: str) -> Any:
     halves = list(folder.glob("unet/*.fp16*.safetensors"))
     whole = [path for path in folder.glob("unet/*.safetensors") if path not in halves]
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            variant="fp16" if halves and not whole else None,
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        with without_bars():
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                variant="fp16" if halves and not whole else None,
+                use_safetensors=True,
+                local_files_only=True,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
     except Exception as error:  # diffusers, transformers and safetensors each raise what they like
         text = " ".join(str(error).split())[:300]
         raise StoredFileError(f"{folder} does not load as a Stable Diffusion ({text}); restore its files") from error
     return pipeline.to(device)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """While open, diffusers and transformers load without progress bars of their own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in (diffusers_logging, transformers_logging):
+            library.enable_progress_bar()
 
 
 def available(device: str) -> str:

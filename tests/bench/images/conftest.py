@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import insightface
 import numpy as np
 import pytest
+import skimage.data
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.personalise.images import ConceptImages
@@ -74,3 +77,42 @@ def concepts() -> tuple[ConceptImages, ...]:
 def training(concepts: tuple[ConceptImages, ...], tmp_path: Path) -> Training:
     seeds = tuple(np.random.SeedSequence(7, spawn_key=(j,)) for j in range(len(concepts)))
     return Training("tiny", concepts, seeds, Budget(steps=3, batch=2), tmp_path)
+
+
+def save_base(folder: Path, seed: int = 0) -> Path:
+    """A whole diffusers folder with a proper autoencoder: what a user's Stable Diffusion looks like, but tiny."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        pipeline = build_pipeline()
+        vae = AutoencoderKL(
+            latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        )  # fmt: skip
+        unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "sample_size": 16})
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)  # predicts noise, as Stable Diffusion 1.x
+    parts = {**pipeline.components, "vae": vae.eval(), "unet": unet.eval(), "scheduler": scheduler}
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real photographs that ship in packages, four crops each, in DreamBooth's layout."""
+    folder = tmp_path_factory.mktemp("photos")
+    group = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+    for name, word, photo in (
+        ("chelsea", "cat", skimage.data.chelsea()),
+        ("eileen", "person", skimage.data.astronaut()),
+        ("friends", "person", np.asarray(Image.open(group))),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "class.txt").write_text(word)
+        for i, corner in enumerate(((0, 0), (0, 60), (40, 0), (40, 60))):
+            top, left = corner
+            Image.fromarray(photo[top : top + 240, left : left + 280]).save(folder / name / f"{i}.jpg")
+    return folder
