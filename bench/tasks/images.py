@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.api import Cell, CellResult, Context, MetricMatrix, Scalar, Value
+from bench.composed import Scenes, compose
 from bench.methods.images.api import ImageMethod, weighted_sum
 from bench.metrics.clip import ClipJudge, drift
 from bench.metrics.dino import DinoJudge
@@ -59,6 +60,7 @@ class ImageWorkshop:
         rates: learning rates that replace those of the methods.
         notes: settings of the result that data and models decide.
         weights: name -> SHA-256 of the files that were used.
+        scenes: images of two concepts to draw after the last stage, or None.
         drawn: scores and images by content of model, token and concept: what several methods share is drawn once.
     """
 
@@ -73,6 +75,7 @@ class ImageWorkshop:
     rates: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    scenes: Scenes | None = None
     drawn: dict[str, tuple[dict[str, NDArray[np.float64]], Pixels]] = field(default_factory=dict)
 
     @property
@@ -85,9 +88,11 @@ class ImageWorkshop:
         """See `Workshop.names`."""
         return tuple(concept.name for concept in self.concepts)
 
-    def trained(self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own") -> list[Learnt]:
+    def trained(
+        self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
+    ) -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self.training.run(replace(config, **self.rates), self.load, style=style, bases=bases)
+        return self.training.run(replace(config, **self.rates), self.load, style=style, bases=bases, generic=generic)
 
     def tokens(self, rate: float) -> list[Learnt]:
         """See `Workshop.tokens`."""
@@ -154,6 +159,11 @@ class ImageTask(ABC):
         context.artifacts.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(context.artifacts / "gallery.png")
         write_json(context.artifacts / "training.json", learnt[0].training)  # for `python -m bench export`
+        artifacts = {"gallery": "gallery.png", "training": "training.json"}
+        if workshop.scenes is not None:
+            composed, picture = compose(workshop.scenes, learnt, stages[-1], workshop)
+            Image.fromarray(picture).save(context.artifacts / "composed.png")
+            values, artifacts = [*values, *composed], {**artifacts, "composed": "composed.png"}
         seconds = sum(concept.seconds for concept in learnt)
         settings, weights = self.origin()
         return CellResult(
@@ -168,7 +178,7 @@ class ImageTask(ABC):
                 "merge_seconds": merging,
                 "stored_bytes_per_concept": float(_stored_bytes(learnt[0])),
             },
-            artifacts={"gallery": "gallery.png", "training": "training.json"},
+            artifacts=artifacts,
             weights={**weights, **workshop.weights},
             dtype="bfloat16" if workshop.training.budget.bfloat16 else "float32",
         )

@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from bench.api import Cell, Context
+from bench.composed import ScenePrompt, Scenes, adjacent_pairs
 from bench.disturbance import disturb_weights, disturbance, stream
 from bench.metrics.clip import ClipJudge
 from bench.metrics.identity import IdentityJudge
@@ -27,10 +28,11 @@ from bench.seeds import Seeds, concept_order
 from bench.tasks.images import ImageTask, ImageWorkshop, Judges
 from bench.world import assets
 from bench.world.attributes import CONTEXT_FIELDS, VALUES
-from bench.world.captions import CLASS_WORD, caption
+from bench.world.captions import CLASS_WORD, caption, scene_caption
 from bench.world.identities import Context as Circumstances
 from bench.world.identities import Identity, sample_context, visible_attributes
 from bench.world.portraits import SIZE, draw
+from bench.world.scenes import BOXES, WIDTH, Scene, draw_scene, same_wall
 from bench.world.splits import SIZES, identities
 from bench.world.verification import load_encoder
 from seqlora.errors import BadInputError
@@ -50,12 +52,13 @@ class PortraitOptions:
     prompts: int = 8  # contexts that every concept is drawn in, one image each
     sampler_steps: int = 20
     guidance: float = 3.0
+    scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.rank, self.steps, self.batch, self.images, self.references, self.prompts, self.sampler_steps)
-        if min(counts) < 1 or self.split not in SIZES:
+        if min(counts) < 1 or self.scenes < 0 or self.split not in SIZES:
             raise BadInputError(f"{self}: all counts must be positive, split one of {', '.join(SIZES)}")
 
 
@@ -81,7 +84,8 @@ class PortraitTask(ImageTask):
     def estimate(self, cell: Cell) -> float:
         """See `Task.estimate`; trainings that are shared are counted in full."""
         o, T = self.options, cell.n_concepts
-        return 0.025 * T * o.steps * o.batch + 0.01 * T * (T + 5) / 2 * o.prompts * o.sampler_steps
+        scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two portraits, drawn twice
+        return 0.025 * T * o.steps * o.batch + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
 
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`."""
@@ -122,11 +126,36 @@ def context_template(person: Identity, circumstances: Circumstances) -> str:
     return caption({name: word for name, word in shown.items() if name in CONTEXT_FIELDS}, subject="{}")
 
 
+def asked_context(template: str) -> dict[str, str]:
+    """The judged words of a caption "... [wearing a red hoodie] on a striped blue background"."""
+    asked = {"background": template.split()[-2]}
+    _, _, clothes = template.partition("wearing a ")
+    return {**asked, "clothing_color": clothes.split()[0]} if clothes else asked
+
+
 def prompt_templates(count: int, rng: np.random.Generator) -> tuple[str, ...]:
     """Prompts that every concept is drawn with: clothes, colours and walls."""
     contexts = [sample_context(rng) for _ in range(count)]
     named = ("clothing_color", "clothing", "pattern", "background")
     return tuple(caption({name: getattr(c, name) for name in named}, subject="{}") for c in contexts)
+
+
+def scenes_of(people: Sequence[Identity], count: int, seeds: Seeds) -> Scenes | None:
+    """Two people a scene in front of one wall, for neighbours in the order of learning; None for fewer than two."""
+    pairs = adjacent_pairs(len(people))
+    if not (pairs and count):
+        return None
+    prompts, drawn = [], []
+    for number, (i, j) in enumerate(pairs):
+        rng = seeds.rng("evaluation", 2, number)
+        wall = sample_context(rng)
+        named = {"pattern": wall.pattern, "background": wall.background}
+        whole = scene_caption({}, {}, named).replace(CLASS_WORD, "{}")  # "left {} and right {} on a ... background"
+        prompts.append(ScenePrompt(whole, caption(named, subject="{}")))
+        contexts = [[same_wall(wall, sample_context(rng)) for _ in range(2)] for _ in range(count)]
+        drawn.append([draw_scene(Scene(people[i], people[j], *sides)) for sides in contexts])
+    noise = tuple(seeds.sequence("evaluation", 3, number) for number in range(len(pairs)))
+    return Scenes(pairs, tuple(prompts), noise, count, (BOXES["left"], BOXES["right"]), WIDTH, np.array(drawn))
 
 
 @lru_cache(maxsize=1)
@@ -163,6 +192,7 @@ def _cached_workshop(
         tuple(seeds.sequence("evaluation", 1, j) for j in range(n_concepts + 1)),
         options.rank,
         int(seeds.rng("initialisation").integers(2**31)),
+        scenes=scenes_of([people[i] for i in chosen], options.scenes, seeds),
     )
 
 
@@ -179,12 +209,11 @@ def load_judges() -> Judges:
     def context(images: NDArray[np.uint8], templates: Sequence[str]) -> NDArray[np.float64]:
         predicted = classifier.predict(images)
         read = {name: [VALUES[name][k] for k in predicted[name]] for name in JUDGED}
-        asked = {
-            "background": [text.split()[-2] for text in templates],  # "... on a striped blue background"
-            "clothing_color": [text.split("wearing a ")[1].split()[0] for text in templates],
-        }
-        right = [np.array(read[name]) == np.array(asked[name]) for name in JUDGED]
-        return np.mean(right, axis=0)
+        right = [
+            np.mean([read[name][row] == word for name, word in asked_context(text).items()])
+            for row, text in enumerate(templates)
+        ]
+        return np.array(right)
 
     encoder = load_encoder(assets.identity_model())
     identity = IdentityJudge(encoder, assets.identity_threshold(), detector.found)
