@@ -125,9 +125,9 @@ def load(path: Path) -> Snapshot:
             raise NotComparableError(str(error)) from error
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file():
+        found = f"{len(files)} baseline files, not one" if path.is_dir() else "no baseline"
         raise NotComparableError(
-            f"{path} holds {len(files) if path.is_dir() else 'no'} baseline; give a store, or write a baseline with "
-            "`python -m bench bless`"
+            f"{path} holds {found}; give a store or a baseline file, or write one with `python -m bench bless`"
         )
     return _read(files[0])
 

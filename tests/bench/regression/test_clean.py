@@ -67,7 +67,7 @@ def reruns(
 
 
 def test_twenty_clean_reruns_raise_no_alarm(make: SimpleNamespace, store: Store) -> None:
-    kinds = [(SMALL, method, 2) for method in ("plain-sum", "seqlora")]
+    kinds = [(SMALL, "seqlora", 2)]
     rounded, fresh = reruns(kinds, make, store, NO_PILOT)
     assert len(rounded) == BLOCKS
     assert all(one.exit_code == 0 for one in rounded)

@@ -117,19 +117,19 @@ def test_bad_input_is_one_line_and_the_right_code(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blessed = tmp_path / "gate.json"
-    assert bench("bless", stored, "--out", blessed) == 0
+    assert bench("bless", stored, "--out", blessed) == 0  # beside it: three files that are no baselines
     other = written(tmp_path / "other.json", {**json.loads(blessed.read_text()), "schema_version": 2})
     damaged = written(tmp_path / "damaged.json", {**json.loads(blessed.read_text()), "cells": [{}]})
     stranger = written(tmp_path / "stranger.json", [1])
-    truncated = tmp_path / "truncated.json"
+    truncated = tmp_path / "truncated"
     truncated.write_text(blessed.read_text()[:100])
     (tmp_path / "empty").mkdir()
     (tmp_path / "void" / "cells").mkdir(parents=True)
     capsys.readouterr()
     cases: list[tuple[int, tuple[str | Path, ...], str]] = [
-        (4, ("compare", tmp_path / "nowhere", stored), "write a baseline with"),
-        (4, ("compare", tmp_path / "empty", stored), "holds 0 baseline"),
-        (4, ("compare", tmp_path, stored), "holds 4 baseline"),
+        (4, ("compare", tmp_path / "nowhere", stored), "no baseline; give a store"),
+        (4, ("compare", tmp_path / "empty", stored), "holds 0 baseline files, not one"),
+        (4, ("compare", tmp_path, stored), "holds 4 baseline files, not one"),
         (4, ("compare", other, stored), "has schema version 2"),
         (4, ("compare", tmp_path / "void", stored), "holds no finished cell"),
         (4, ("compare", blessed, filled(tmp_path / "stranger", ("plain-sum",))), "no cell in common"),

@@ -62,7 +62,11 @@ def wrong_merge_weight(patch: pytest.MonkeyPatch) -> None:
 
 
 def averaged_instead_of_summed(patch: pytest.MonkeyPatch) -> None:
-    """Every share counts 1/t in the merged model, also of methods that trained in sequence."""
+    """Every share counts 1/t in the merged model, also of methods that trained in sequence.
+
+    Where nothing holds interference down (SeqLoRA's closed form without the penalty) a smaller merge is a better one
+    on these layers; with the penalty it is worse. So only the latter can be caught as worse, both as changed.
+    """
 
     def merged(stage: api.Stage) -> api.LowRank:
         B, A = api.stack(stage.shares)
@@ -84,7 +88,7 @@ PLANTS: dict[Plant, set[str]] = {  # -> methods that must be called worse
     dropped_projection: {"seqlora", "seqlora-penalty"},
     dropped_projection_in_training: {"seqlora"},
     wrong_merge_weight: {"plain-sum"},
-    averaged_instead_of_summed: {"seqlora", "seqlora-penalty"},
+    averaged_instead_of_summed: {"seqlora-penalty"},
     halved_inner_steps: {"seqlora"},
 }
 
