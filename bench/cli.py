@@ -44,6 +44,8 @@ app = typer.Typer(
 
 # Commands of other modules: name -> (typer app or function, help). Imported when called; absent if the module is.
 MOUNTED: dict[str, tuple[str, str]] = {
+    "report": ("bench.report_command:report", "Draw every figure and table into one page, from stored results."),
+    "predict": ("bench.predict:predict_command", "Judge the claims about pictures, C9 and C10, on stored image cells."),
     "timing": ("bench.timing.cli:app", "Time the method against its rivals and print the ratios."),
     "export": ("bench.export:export_command", "Write a learnt concept as files that plain diffusers loads."),
     "world": ("bench.world.cli:app", "The embedded world: its recipe, weights and their check."),

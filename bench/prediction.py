@@ -1,51 +1,98 @@
-"""Do layer energies predict what people see (claim C9): rank correlation over stored image cells.
+"""Do layer energies predict what people see (claim C9): rank correlations over stored image cells.
 
 For every cell, concept j and later stage t: the mean forgetting energy F[t, j] of the layers against the drop of
-identity similarity R[j, j] - R[t, j]. Points of one cell share trainings and noise, so the interval comes from
-resampling whole cells.
+identity similarity R[j, j] - R[t, j]. Four readings of one relation, because "methods that forget more have larger
+energies" and "the concept that loses more has the larger energy" are different statements:
+
+    overall    Spearman's rho over all points
+    within     ranks taken inside each method (and task and T), then pooled
+    partial    rho given ‖M_t - M_j‖_F, what a predictor that knows no activations sees
+    rival      rho of that predictor itself
+
+Points of one seed share concepts, noise and often trainings, so intervals resample whole seeds (task, T, order, seed);
+where there are fewer than `MIN_SEEDS` of them, whole cells, and the evidence says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from bench.api import Array
 from bench.schema import CellRecord
 from seqlora.errors import BadInputError
+from theory.api import BoundCheck, ClaimResult, Row, Verdict
+from theory.claims.images import PREDICTION
 
-RESAMPLES = 2000
+RESAMPLES = 1000
+MIN_SEEDS = 5
+WEAK = 0.3  # |rho| below which a correlation is called weak (Cohen's "medium")
+READINGS = ("overall", "within", "partial", "rival")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic with its 95 % percentile interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "not defined"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Spearman's correlation with its interval.
+    """How energies and drops go together.
 
     Attributes:
-        correlation: over all points; positive if more energy goes with a larger drop.
-        low, high: 95 % percentile interval over resampled cells.
+        readings: "overall", "within", "partial", "rival" -> interval.
+        permuted: "overall", "within" -> the same with energies shuffled (within: inside each method), the control.
         points: F and drop, shape (n, 2).
         cells: number of cells.
+        units: what was resampled, and how many of them: "8 seeds".
     """
 
-    correlation: float
-    low: float
-    high: float
+    readings: dict[str, Interval]
+    permuted: dict[str, Interval]
     points: Array
     cells: int
+    units: str
+
+    @property
+    def correlation(self) -> float:
+        """Over all points; positive if more energy goes with a larger drop."""
+        return self.readings["overall"].value
+
+    @property
+    def low(self) -> float:
+        """Lower end of its interval."""
+        return self.readings["overall"].low
+
+    @property
+    def high(self) -> float:
+        """Upper end of its interval."""
+        return self.readings["overall"].high
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Points of many cells: numbers (n, 3) = (F, drop, ‖M_t - M_j‖), and the method of each as a number, (n,)."""
+
+    numbers: Array
+    method: NDArray[np.int64]
 
 
 def points_of(record: CellRecord) -> Array:
     """(F[t, j], drop) of every concept and later stage, shape (n, 2); none where a method changes no weight."""
-    energy, identity = record.matrix("forgetting_energy"), record.matrix("identity")
-    if energy is None or identity is None:
-        return np.empty((0, 2))
-    later = np.tril_indices(len(identity.values), k=-1)
-    drop = np.diag(identity.values)[later[1]] - identity.values[later]
-    return np.column_stack([energy.values[later], drop])
+    return _numbers(record)[:, :2]
 
 
 def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Prediction:
@@ -54,20 +101,180 @@ def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Predicti
     Raises:
         BadInputError: fewer than two cells have both.
     """
-    parts = [points for record in records if len(points := points_of(record))]
-    if len(parts) < 2:
-        raise BadInputError(f"{len(parts)} cells hold forgetting energy and identity; run image cells of two methods")
-    resampled = []
+    kept = [record for record in records if len(_numbers(record))]
+    if len(kept) < 2:
+        raise BadInputError(f"{len(kept)} cells hold forgetting energy and identity; run image cells of two methods")
+    strata = [(r.cell.task, r.cell.n_concepts, r.cell.method) for r in kept]
+    names = list(dict.fromkeys(strata))
+    parts = [
+        Sample(numbers := _numbers(record), np.full(len(numbers), names.index(stratum)))
+        for record, stratum in zip(kept, strata, strict=True)
+    ]
+    seeds = [(r.cell.task, r.cell.n_concepts, r.cell.order, r.cell.seed) for r in kept]
+    distinct = list(dict.fromkeys(seeds))
+    by_seed = len(distinct) >= MIN_SEEDS
+    units = [[k for k, seed in enumerate(seeds) if seed == one] for one in distinct] if by_seed else [
+        [k] for k in range(len(kept))
+    ]  # fmt: skip
+    whole, drawn = _join(parts), []
     for _ in range(RESAMPLES):
-        drawn = np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))])
-        resampled.append(_rank_correlation(drawn))
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    points = np.concatenate(parts)
-    return Prediction(_rank_correlation(points), float(low), float(high), points, len(parts))
+        chosen = rng.integers(len(units), size=len(units))
+        drawn.append(_join([parts[k] for u in chosen for k in units[u]]))
+    readings = {name: _interval(STATISTICS[name], whole, drawn) for name in READINGS}
+    control = {
+        "overall": _interval(overall, None, [_shuffled(one, rng, within=False) for one in drawn]),
+        "within": _interval(within, None, [_shuffled(one, rng, within=True) for one in drawn]),
+    }
+    return Prediction(
+        readings, control, whole.numbers[:, :2], len(kept), f"{len(units)} {'seeds' if by_seed else 'cells'}"
+    )
 
 
-def _rank_correlation(points: Array) -> float:
-    """Spearman's rho; NaN where one of the two does not vary."""
-    if np.ptp(points[:, 0]) == 0 or np.ptp(points[:, 1]) == 0:
+def judge_prediction(records: Sequence[CellRecord], rng: np.random.Generator) -> ClaimResult:
+    """Claim C9 as a row of the ledger.
+
+    `holds`: the intervals of overall, within and partial all lie above 0. `holds when …`: only overall does; the
+    condition names what is missing. `fails when …`: overall does not, or a control could not be told from a relation.
+    """
+    found = predict(records, rng)
+    names = {
+        "overall": "positive rank correlation: all points",
+        "within": "positive rank correlation: within methods",
+        "partial": "positive rank correlation: given how far the weights moved",
+    }
+    checks = [_positive(text, found.readings[name]) for name, text in names.items()]
+    checks += [
+        _positive("positive rank correlation: energies shuffled over all points", found.permuted["overall"], True),
+        _positive("positive rank correlation: energies shuffled within methods", found.permuted["within"], True),
+    ]
+    rows: list[Row] = [
+        {"reading": name, "value": _or_none(i.value), "low": _or_none(i.low), "high": _or_none(i.high), "control": c}
+        for readings, c in ((found.readings, False), (found.permuted, True))
+        for name, i in readings.items()
+    ]
+    points = [{**record.cell.model_dump(), "energy": e, "drop": d} for record in records for e, d in points_of(record)]
+    return ClaimResult(
+        PREDICTION.id, "images", _verdict(checks), _evidence(found), tuple(checks),
+        {"correlations": rows, "points": points},
+    )  # fmt: skip
+
+
+def _verdict(checks: Sequence[BoundCheck]) -> Verdict:
+    if any(check.control and check.holds for check in checks):
+        return Verdict("fails when", "it is told from its controls: shuffled energies predict as well")
+    overall_check, *others = (check for check in checks if not check.control)
+    if not overall_check.holds:
+        return Verdict("fails when", f"asked for a positive rank correlation (lower limit {overall_check.rhs:.2f})")
+    missing = [f"{c.name.split(': ')[1]} (lower limit {c.rhs:.2f})" for c in others if not c.holds]
+    if missing:
+        return Verdict("holds when", f"all points are compared; not {', nor '.join(missing)}")
+    return Verdict("holds")
+
+
+def _evidence(found: Prediction) -> str:
+    r = found.readings
+    strength = "weak" if abs(found.correlation) < WEAK else "not weak"
+    return (
+        f"Spearman's correlation of layer energy and lost identity {r['overall']} over {len(found.points)} points of "
+        f"{found.cells} cells ({strength}: the line is {WEAK}); within methods {r['within']}; given how far the "
+        f"weights moved {r['partial']}, which alone predicts with {r['rival']}. Intervals resample {found.units}; "
+        f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}."
+    )
+
+
+def _positive(name: str, interval: Interval, control: bool = False) -> BoundCheck:
+    """0 <= lower limit; a statistic that is not defined (nothing varies) counts as -1."""
+    low = interval.low if np.isfinite(interval.low) else -1.0
+    return BoundCheck(name, lhs=0.0, rhs=low, control=control, details={"value": _or_none(interval.value)})
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _numbers(record: CellRecord) -> Array:
+    """(F, drop, ‖M_t - M_j‖) of every concept and later stage; the last is NaN where it was not stored."""
+    energy, identity = record.matrix("forgetting_energy"), record.matrix("identity")
+    if energy is None or identity is None:
+        return np.empty((0, 3))
+    later = np.tril_indices(len(identity.values), k=-1)
+    drop = np.diag(identity.values)[later[1]] - identity.values[later]
+    change = record.matrix("update_change")
+    moved = np.full(len(drop), np.nan) if change is None else change.values[later]
+    numbers = np.column_stack([energy.values[later], drop, moved])
+    return numbers[np.isfinite(numbers[:, :2]).all(1)]
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+def overall(sample: Sample) -> float:
+    """Spearman's rho of energy and drop."""
+    return _correlation(rankdata(sample.numbers[:, 0]), rankdata(sample.numbers[:, 1]))
+
+
+def within(sample: Sample) -> float:
+    """Pearson's correlation of ranks taken, and centred, inside each method."""
+    ranks: list[Array] = []
+    for one in np.unique(sample.method):
+        mine = rankdata(sample.numbers[sample.method == one, :2], axis=0)
+        ranks.append((mine - mine.mean(0)) / len(mine))  # a share of the ranks: methods with more points rank no higher
+    pooled = np.concatenate(ranks)
+    return _correlation(pooled[:, 0], pooled[:, 1])
+
+
+def partial(sample: Sample) -> float:
+    """rho_ed.c = (rho_ed - rho_ec rho_dc) / sqrt((1 - rho_ec²)(1 - rho_dc²)), c how far the weights moved."""
+    e, d, c = rankdata(sample.numbers, axis=0).T
+    if np.isnan(sample.numbers[:, 2]).any():
         return float("nan")
-    return float(spearmanr(points[:, 0], points[:, 1]).statistic)
+    ed, ec, dc = _correlation(e, d), _correlation(e, c), _correlation(d, c)
+    spread = (1 - ec**2) * (1 - dc**2)
+    return float((ed - ec * dc) / np.sqrt(spread)) if spread > 1e-12 else float("nan")
+
+
+def rival(sample: Sample) -> float:
+    """Spearman's rho of how far the weights moved, and the drop."""
+    if np.isnan(sample.numbers[:, 2]).any():
+        return float("nan")
+    return _correlation(rankdata(sample.numbers[:, 2]), rankdata(sample.numbers[:, 1]))
+
+
+STATISTICS: dict[str, Callable[[Sample], float]] = {
+    "overall": overall,
+    "within": within,
+    "partial": partial,
+    "rival": rival,
+}
+
+
+def _correlation(x: Array, y: Array) -> float:
+    """Pearson's r; NaN where one of the two does not vary."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else float("nan")
+
+
+def _interval(statistic: Callable[[Sample], float], whole: Sample | None, drawn: Sequence[Sample]) -> Interval:
+    """Percentile interval; the value is that of the whole sample, or the median where there is none (shuffled)."""
+    resampled = np.array([statistic(one) for one in drawn])
+    if np.isnan(resampled).all():
+        return Interval(statistic(whole) if whole else float("nan"), float("nan"), float("nan"))
+    low, median, high = np.nanquantile(resampled, [0.025, 0.5, 0.975])
+    return Interval(statistic(whole) if whole else float(median), float(low), float(high))
+
+
+def _join(parts: Sequence[Sample]) -> Sample:
+    return Sample(np.concatenate([p.numbers for p in parts]), np.concatenate([p.method for p in parts]))
+
+
+def _shuffled(sample: Sample, rng: np.random.Generator, within: bool) -> Sample:
+    """Energies dealt out anew, over all points or inside each method: no relation is left, all else is."""
+    order = rng.permutation(len(sample.method))
+    if within:
+        mixed = order[np.argsort(sample.method[order], kind="stable")]
+        order = np.empty_like(mixed)
+        order[np.argsort(sample.method, kind="stable")] = mixed
+    numbers = sample.numbers.copy()
+    numbers[:, 0] = sample.numbers[order, 0]
+    return Sample(numbers, sample.method)

@@ -7,6 +7,7 @@ changed, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -20,6 +21,7 @@ from seqlora.errors import BadInputError
 from seqlora.files import write_json
 from theory import commandline, ledger
 from theory.api import Claim, ClaimResult, Suite
+from theory.claims.images import Statement
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -93,9 +95,12 @@ class Watch:
             print(f"{what} {result.verdict} ({result.seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
-def table(claims: list[Claim], results: list[ClaimResult]) -> Table:
+def table(claims: Sequence[Claim | Statement], results: Sequence[ClaimResult]) -> Table:
     """The ledger as people read it: one row a claim, the controls beside the evidence."""
-    grid = Table(title=f"Claims on {results[0].layers} layers", show_lines=True, title_justify="left")
+    what = results[0].layers
+    grid = Table(
+        title=f"Claims on {what}" + ("" if what == "images" else " layers"), show_lines=True, title_justify="left"
+    )
     for name, ratio in (("Claim", 3), ("Source", 1), ("Verdict", 4), ("Evidence", 7), ("Controls", 1)):
         grid.add_column(name, ratio=ratio, overflow="fold")
     for claim, result in zip(claims, results, strict=True):

@@ -22,6 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from bench.personalise.denoiser import diffusion_loss
+from bench.personalise.generic import generic_batches, generic_prompts
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import TOKEN, Budget, Learner, learn_token
 from bench.personalise.pool import Bases
@@ -93,6 +94,7 @@ class Training:
         watch: Callable[[Step], None] = lambda step: None,
         style: WordStyle = PLAIN_WORD,
         bases: Bases = "own",
+        generic: bool = False,
     ) -> list[Learnt]:
         """The concepts as `config` learns them: trained now, or read if they were.
 
@@ -102,15 +104,25 @@ class Training:
             watch: called after every step.
             style: how concepts are written.
             bases: where frozen bases come from.
+            generic: remember what the base model draws from generic prompts before the first concept.
         """
-        variant = {"style": asdict(style), "bases": bases}
+        variant = {"style": asdict(style), "bases": bases, **({"generic": True} if generic else {})}
         usual = {"style": asdict(PLAIN_WORD), "bases": "own"}
         folder = self.folder({**config.to_json(), **(variant if variant != usual else {})})
         with _locked(folder):
             if not (folder / "done.json").is_file():
                 learner = Learner(load(), config, self.budget, folder, style, bases)
+                if generic:
+                    self._protect_base(learner)
                 self._train(learner, folder, watch)
         return self._read(folder)
+
+    def _protect_base(self, learner: Learner) -> None:
+        """Put the base model's own moments into what the penalty protects; a restart finds them stored."""
+        seed = np.random.SeedSequence(self.seeds[0].entropy, spawn_key=(*self.seeds[0].spawn_key, 1))
+        prompts = generic_prompts(self.concepts[0])
+        drawn = generic_batches(learner.pipeline, prompts, MOMENT_BATCHES, self.budget.batch, seed)
+        learner.sequence.remember(drawn, diffusion_loss, name="generic")
 
     def _train(self, learner: Learner, folder: Path, watch: Callable[[Step], None]) -> None:
         sequence = learner.sequence

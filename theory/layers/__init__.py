@@ -67,4 +67,4 @@ def provenance(source: str) -> dict[str, dict[str, str]]:
         return {"text": {}, "weights": diffusion.provenance(folder)}
     from theory.layers import text
 
-    return {"text": {} if source == "synthetic" else text.provenance()}
+    return {"text": {} if source in ("synthetic", "images") else text.provenance()}

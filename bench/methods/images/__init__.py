@@ -1,5 +1,6 @@
 """Methods of the image tasks. All train with one budget; merge methods of a family share its trainings."""
 
+from bench.methods.images.ablations import ABLATIONS
 from bench.methods.images.api import METHODS, ImageMethod, Workshop
 from bench.methods.images.base import Base, TokenOnly
 from bench.methods.images.frozen import (
@@ -30,6 +31,7 @@ for _method in (
     SeqLoRA(),
     SeqLoRAPenalty(),
     PenaltyOnly(),
+    *ABLATIONS,
     Fusion(),
     FusionFrozen(),
     FusionLBFGS(),

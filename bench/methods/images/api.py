@@ -38,13 +38,16 @@ class Workshop(Protocol):
     def studio(self) -> Studio:
         """The plain pipeline."""
 
-    def trained(self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own") -> list[Learnt]:
+    def trained(
+        self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
+    ) -> list[Learnt]:
         """All concepts of the cell as `config` learns them; trainings are shared between methods.
 
         Args:
             config: the method.
             style: how concepts are written.
             bases: where frozen bases come from, see `bench.personalise.pool`.
+            generic: whether the base model's own moments are remembered first.
         """
 
     def tokens(self, rate: float) -> list[Learnt]:

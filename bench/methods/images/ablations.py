@@ -1,0 +1,104 @@
+"""What each part of the forgetting penalty is worth (claim C10): one part changed, all else as in `seqlora-penalty`.
+
+The weight γ is an option of all of them (`seqlora-penalty:gamma=0.2`), the variant without orthogonality is
+`penalty-only`, and without penalty `seqlora`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.methods.images.api import Workshop
+from bench.methods.images.sequential import SeqLoRAPenalty
+from bench.personalise.shared import Learnt
+from seqlora import SeqLoRAConfig
+
+
+class Altered:
+    """A workshop that trains with some choices replaced; everything else is the workshop's own.
+
+    Args:
+        workshop: the one that is asked.
+        changes: fields of `SeqLoRAConfig`.
+        options: arguments of `Workshop.trained`.
+    """
+
+    def __init__(self, workshop: Workshop, changes: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        self._workshop, self._changes, self._options = workshop, changes, options
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._workshop, name)
+
+    def trained(self, config: SeqLoRAConfig, **options: Any) -> list[Learnt]:
+        """See `Workshop.trained`."""
+        return self._workshop.trained(replace(config, **self._changes), **{**options, **self._options})
+
+
+@dataclass(frozen=True)
+class _Variant(SeqLoRAPenalty):
+    role = "control"
+
+    def changes(self) -> Mapping[str, Any]:
+        """Fields of the configuration that this variant replaces."""
+        return {}
+
+    def options(self) -> Mapping[str, Any]:
+        """Arguments of `Workshop.trained` that it adds."""
+        return {}
+
+    def train(self, workshop: Workshop) -> list[Learnt]:
+        """See `ImageMethod.train`."""
+        altered: Any = Altered(workshop, self.changes(), self.options())
+        return super().train(altered)
+
+
+@dataclass(frozen=True)
+class PenaltyUniform(_Variant):
+    """One weight for all layers, in place of each layer's own (1 over its output energy).
+
+    γ then multiplies raw energies: its default is the geometric mean of the weights that γ = 1 gives the layers of the
+    embedded world, rounded to a power of ten.
+    """
+
+    name = "penalty-uniform"
+    pretty_name = "forgetting penalty, one weight for all layers"
+
+    gamma: float = 1e-4
+
+    def changes(self) -> Mapping[str, Any]:
+        """See `_Variant.changes`."""
+        return {"forgetting_scale": "none"}
+
+
+@dataclass(frozen=True)
+class PenaltySketch(_Variant):
+    """Frequent-directions sketches of the past moments: memory l n in place of n² a layer."""
+
+    name = "penalty-sketch"
+    pretty_name = "forgetting penalty, sketched moments"
+
+    sketch_size: int = 32
+
+    def changes(self) -> Mapping[str, Any]:
+        """See `_Variant.changes`."""
+        return {"moments": "sketch", "sketch_size": self.sketch_size}
+
+
+@dataclass(frozen=True)
+class PenaltyWithBase(_Variant):
+    """The base model's own moments are remembered first, on images that it draws from generic prompts."""
+
+    name = "penalty-base-moments"
+    pretty_name = "forgetting penalty, base model protected too"
+
+    def options(self) -> Mapping[str, Any]:
+        """See `_Variant.options`."""
+        return {"generic": True}
+
+
+ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase())
+GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Weights of the adaptation-forgetting curve."""
+CURVE = tuple(f"{SeqLoRAPenalty.name}:gamma={gamma}" for gamma in GAMMAS if gamma != SeqLoRAPenalty().gamma)
