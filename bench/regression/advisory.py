@@ -45,23 +45,35 @@ def read_verdicts(paths: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def expected_verdicts(sources: Sequence[str]) -> dict[str, str]:
-    """The verdicts that the repository expects, for comparisons whose base holds none."""
-    kinds = {source: expected_kinds(source) or {} for source in sources}
-    return {f"{claim} on {source} layers": kind for source in sources for claim, kind in kinds[source].items()}
+def known_verdicts(base: Mapping[str, str], candidate: Mapping[str, str]) -> dict[str, str]:
+    """What a candidate's verdicts are held against: the base's, or those that the repository expects.
+
+    The latter for sources of layers on which the base checked nothing.
+    """
+    known = dict(base)
+    covered = {_layers(name) for name in base}
+    for layers in sorted({_layers(name) for name in candidate} - covered):
+        kinds = expected_kinds(layers.removesuffix(" layers")) or {}
+        known |= {f"{claim} on {layers}": kind for claim, kind in kinds.items()}
+    return known
 
 
 def changed_verdicts(base: Mapping[str, str], candidate: Mapping[str, str]) -> list[str]:
     """One line a claim whose verdict changed or is gone; only sources of layers that the candidate was checked on."""
-    sources = {name.partition(" on ")[2] for name in candidate}
+    sources = {_layers(name) for name in candidate}
     lines = []
     for name, before in base.items():
-        if name.partition(" on ")[2] not in sources:
+        if _layers(name) not in sources:
             continue
         after = candidate.get(name, "not checked any more")
         if after != before:
             lines.append(f"{name}: was '{before}', is '{after}'")
     return lines
+
+
+def _layers(name: str) -> str:
+    """Source of layers in "C1 on synthetic layers"."""
+    return name.partition(" on ")[2]
 
 
 def read_ratios(path: Path) -> dict[str, Ratio]:

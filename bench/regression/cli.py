@@ -17,7 +17,7 @@ from bench.cli import console, say
 from bench.executors import EXECUTORS, Resources
 from bench.progress import Watch
 from bench.regression import baseline, history, margins, pilot, power
-from bench.regression.advisory import changed_verdicts, expected_verdicts, read_ratios, read_verdicts, slower
+from bench.regression.advisory import changed_verdicts, known_verdicts, read_ratios, read_verdicts, slower
 from bench.regression.comparison import compare
 from bench.regression.snapshot import load, load_candidate
 from bench.regression.summary import notes, table, write_benchmark_json, write_markdown
@@ -39,9 +39,8 @@ def compare_command(
 ) -> None:
     """Hold CANDIDATE against BASE: is anything worse?"""
     before, after = load(base), load_candidate(candidate)
-    verdicts = read_verdicts(ledger or [])
-    sources = sorted({name.partition(" on ")[2].removesuffix(" layers") for name in verdicts})
-    changed = changed_verdicts({**expected_verdicts(sources), **before.verdicts}, {**after.verdicts, **verdicts})
+    verdicts = {**after.verdicts, **read_verdicts(ledger or [])}
+    changed = changed_verdicts(known_verdicts(before.verdicts, verdicts), verdicts)
     ratios = read_ratios(timing) if timing else after.ratios
     found = compare(before, after, margins.load_margins(margins_file), changed, slower(before.ratios, ratios))
     console().print(table(found))

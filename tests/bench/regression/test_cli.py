@@ -205,10 +205,15 @@ def test_a_verdict_that_changes_fails(stored: Path, tmp_path: Path, capsys: pyte
     assert bench("bless", stored, "--out", path, "--ledger", good) == 0
     assert load(path).verdicts == {"C1 on synthetic layers": "holds"}
     capsys.readouterr()
-    # the other claims that the repository expects on these layers were not checked: that is a change, too
+    assert bench("compare", path, stored, "--ledger", good) == 0
     assert bench("compare", path, stored, "--ledger", bad) == 1
     assert "C1 on synthetic layers: was 'holds', is 'fails when'" in capsys.readouterr().err
     assert bench("compare", path, stored) == 0  # no ledger given, none asked for
+    # a base without verdicts: those that the repository expects, of which all but one were not checked
+    assert bench("compare", stored, stored, "--ledger", good) == 1
+    shown = capsys.readouterr().err
+    assert "C2 on synthetic layers: was 'holds when', is 'not checked any more'" in shown
+    assert "C1 on" not in shown
 
 
 def test_timing_advises_and_never_fails(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
