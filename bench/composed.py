@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 MOST_PAIRS = 4
-PLAIN, REGIONAL, DRAWN = "plain prompt", "regional", "drawn by the world"  # how a scene came about: `Value.item`
+REGIONAL, PLAIN, DRAWN = "", "plain_", "world_"  # how a scene came about: what its metrics' names begin with
 
 
 @dataclass(frozen=True)
@@ -138,4 +138,4 @@ def score_regions(
             scores["region_context"] = judges.context(part, [prompt.part] * len(part))
         for metric, numbers in scores.items():
             for k, score in enumerate(numbers):
-                yield Value(metric, float(score), stage=last, concept=i, other=j, item=f"{how} {k}")
+                yield Value(f"{how}{metric}", float(score), stage=last, concept=i, other=j, item=f"image {k}")

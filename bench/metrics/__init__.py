@@ -216,46 +216,48 @@ UPDATE_CHANGE = define(
     )
 )
 
-# --- Images of two concepts, one number a region, see `bench.composed`. `Value.item` begins with how they came about.
+# --- Images of two concepts, one number a region, see `bench.composed`: drawn region by region, from one prompt with
+# two subjects ("plain_"), and by the world itself ("world_": what a model could reach).
 
-REGION_IDENTITY = define(
-    Metric(
-        "region_identity",
-        "identity in its region",
-        "higher",
-        lower_bound=-1.0,
-        upper_bound=1.0,
-        description="identity similarity of a region to the concept that belongs there; 0 where no face was found",
+for _prefix, _how in (("", ""), ("plain_", "plain prompt: "), ("world_", "the world's own scenes: ")):
+    define(
+        Metric(
+            f"{_prefix}region_identity",
+            f"{_how}identity in its region",
+            "higher",
+            lower_bound=-1.0,
+            upper_bound=1.0,
+            description="identity similarity of a region to the concept that belongs there; 0 where no face was found",
+        )
     )
-)
-LEAKAGE = define(
-    Metric(
-        "leakage",
-        "leakage",
-        "lower",
-        lower_bound=-1.0,
-        upper_bound=1.0,
-        description="identity similarity of a region to the other concept of the image; strangers have 0, and so has a "
-        "region without a face",
+    define(
+        Metric(
+            f"{_prefix}leakage",
+            f"{_how}leakage",
+            "lower",
+            lower_bound=-1.0,
+            upper_bound=1.0,
+            description="identity similarity of a region to the other concept of the image; strangers have 0, and so "
+            "has a region without a face",
+        )
     )
-)
-REGION_FACE_FOUND = define(
-    Metric(
-        "region_face_found",
-        "face found in its region",
-        "higher",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        description="share of regions",
+    define(
+        Metric(
+            f"{_prefix}region_face_found",
+            f"{_how}face found in its region",
+            "higher",
+            lower_bound=0.0,
+            upper_bound=1.0,
+            description="share of regions",
+        )
     )
-)
-REGION_CONTEXT = define(
-    Metric(
-        "region_context",
-        "context of a region follows the prompt",
-        "higher",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        description="share of background colours that a classifier reads in regions as the prompt asked",
+    define(
+        Metric(
+            f"{_prefix}region_context",
+            f"{_how}context of a region follows the prompt",
+            "higher",
+            lower_bound=0.0,
+            upper_bound=1.0,
+            description="share of background colours that a classifier reads in regions as the prompt asked",
+        )
     )
-)
