@@ -75,7 +75,7 @@ Base = Annotated[str, typer.Option(help="Diffusers folder of a Stable Diffusion.
 Clip = Annotated[str, typer.Option(help="local-dir:<folder>, or ViT-B-32:openai.", rich_help_panel=PHOTOS)]
 Faces = Annotated[str, typer.Option(help="Insightface pack, its root, or an .onnx.", rich_help_panel=PHOTOS)]
 Dino = Annotated[str, typer.Option(help="Timm model: its folder or name.", rich_help_panel=PHOTOS)]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=PHOTOS)]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=PHOTOS)]
 Dtype = Annotated[str, typer.Option(help="float32, or bfloat16: mixed precision.", rich_help_panel=PHOTOS)]
 Threshold = Annotated[str, typer.Option(help="Cosine of one person's faces.", rich_help_panel=PHOTOS)]
 Checkpointing = Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.", rich_help_panel=PHOTOS)]
@@ -116,8 +116,8 @@ def run_command(
     options = settings(option or []) | {name: str(value) for name, value in models.items() if value}
     cells = selected(suite, task, method, concepts, seeds, shard, options)
     store = Store(out)
-    if executor == "auto" and options.get("device", "cpu") != "cpu":
-        executor = "serial"  # one accelerator
+    if executor == "auto" and (options.get("base") or options.get("device", "cpu") != "cpu"):
+        executor = "serial"  # one accelerator, or no memory for several large models
     if executor == "auto":
         seconds = estimate_seconds(to_run(cells, store, force, retry_failed), store.all_records(), 1)
         executor = "serial" if workers == 1 or seconds < WORTH_WORKERS else "loky"

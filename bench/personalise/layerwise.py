@@ -107,7 +107,7 @@ class _Texts:
         """Each row's words as its layer has them."""
         ids = arguments[0]
         for number, vectors in zip(self.numbers, self.vectors, strict=True):
-            own = vectors.to(output.dtype).repeat(len(ids) // self.layers, 1)
+            own = vectors.to(output).repeat(len(ids) // self.layers, 1)
             output = torch.where((ids == number)[..., None], own[:, None], output)
         return output
 

@@ -72,7 +72,7 @@ class ImageWorkshop:
     noise: tuple[np.random.SeedSequence, ...]
     rank: int
     seed: int
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     scenes: Scenes | None = None

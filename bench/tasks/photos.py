@@ -3,9 +3,9 @@
     python -m bench run --task photos:<folder> --base <diffusers folder> --clip <model> --identity <pack> --dino <model>
 
 A cell's name ends in `content=<digest>`: of the photos, of every file of the models, and of what else moves numbers. So
-cells on another base are other cells, and the same cell is found again wherever its files lie. Concepts, noise and
-prompts derive from the photos alone: with another base or judge they stay the same, and trainings on one base are
-shared by all judges.
+cells on another base are other cells, and they are found again wherever the models lie (the photos' folder is part of
+the name as it was written: a relative path is the same on every machine). Concepts, noise and prompts derive from the
+photos alone: with another base or judge they stay the same, and trainings on one base are shared by all judges.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bench.tasks.images import ImageTask, ImageWorkshop
 from bench.tasks.photo_judges import faceless, load_judges
 from seqlora.errors import BadInputError
 
+CHECKED = 16  # pixels of photos that are decoded only to see whether they can be
 PROMPTS_FILE = "prompts.txt"  # beside the concepts: one prompt a line, with {} for the concept
 PROMPTS = (
     "a photo of {} in the snow",
@@ -143,16 +144,18 @@ def photos(text: str) -> PhotoTask:
 
 
 def planned(text: str, options: Mapping[str, str]) -> str:
-    """The canonical name of the task on the models that the command line names.
+    """The canonical name of the task on the models that the command line names; every photo is decoded once.
 
     Raises:
-        BadInputError: no model would judge the images, or one of them is not there.
+        BadInputError: no model would judge the images, one of them is not there, or a photo or caption is broken.
     """
     task, models = photos(text), Models.of(options)
     if task.options.content:
         return task.name
     if not (models.clip or models.identity or models.dino):
         raise BadInputError("nothing would judge the images of photos; give --clip, --identity or --dino")
+    for source in task.sources:
+        source.load(CHECKED, task.options.held_out)
     return PhotoTask(task.place, replace(task.options, content=task.content(models))).name
 
 

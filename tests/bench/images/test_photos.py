@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -176,6 +177,32 @@ def test_models_that_are_not_there_are_refused_before_anything_runs(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_photos_that_cannot_be_used_are_refused_before_anything_runs(
+    photo_folder: Path, clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    (folder / "eileen" / "3.jpg").write_bytes(b"no photo")
+    assert run(folder, tmp_path / "out", "--clip", clip) == 2
+    error = capsys.readouterr().err.strip()
+    assert "3.jpg does not decode as an image" in error
+    assert len(error.splitlines()) == 1
+    assert bench("run", "--task", f"photos:{photo_folder}", "--clip", clip, "--concepts", 4, "--out", tmp_path) == 2
+    assert "has 3 concepts, not 4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_base_takes_photographs_too(
+    photo_folder: Path, clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = BUDGET.replace("steps=2", "steps=1")
+    task, one = f"photos:{photo_folder},{budget}", ("--concepts", 1, "--method", "token-only")
+    assert bench("run", "--task", task, *one, "--clip", clip, "--out", tmp_path) == 0
+    (record,) = records(Store(tmp_path))
+    assert record.settings["size"] == 64
+    assert record.matrix("clip_image") is not None
 
 
 def test_models_without_a_task_that_uses_them_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
