@@ -19,6 +19,7 @@ from bench.places import PIPELINE_FILES, base_folder, clip_folder, dino_folder, 
 from bench.world import assets
 from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import sha256_of
+from seqlora.headers import check_folder
 
 Precision = Literal["float32", "bfloat16"]
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")  # folders of a pipeline
@@ -129,6 +130,7 @@ def load_pipeline(folder: Path, device: str) -> Any:
     """
     from diffusers import StableDiffusionPipeline
 
+    check_folder(folder)
     halves = list(folder.glob("unet/*.fp16*.safetensors"))
     whole = [path for path in folder.glob("unet/*.safetensors") if path not in halves]
     try:

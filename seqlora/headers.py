@@ -83,9 +83,7 @@ def _entry(name: str, value: Any) -> tuple[Shape, int, int]:
     start, stop = offsets
     # bytes = product of the shape times bits / 8
     if 8 * (stop - start) != prod(shape) * BITS[dtype]:
-        raise ValueError(
-            f"tensor {name[:80]!r} of type {dtype} and shape {shape} cannot take {stop - start} bytes"
-        )
+        raise ValueError(f"tensor {name[:80]!r} of type {dtype} and shape {shape} cannot take {stop - start} bytes")
     return tuple(shape), start, stop
 
 

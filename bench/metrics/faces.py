@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.metrics.identity import IdentityScores, Pixels, scored
+from bench.onnx_file import check_image_encoder
 from bench.world.verification import FALSE_ACCEPT_RATE, Pairs
 from seqlora.errors import BadInputError, StoredFileError
 
@@ -102,6 +103,7 @@ def load_encoder(path: str | Path, device: str = "cpu") -> Any:
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
     try:
+        check_image_encoder(path)
         encoder = ArcFaceONNX(model_file=str(path))
         encoder.prepare(ctx_id=0 if device.startswith("cuda") else -1)
     except Exception as error:  # protobuf, onnxruntime, a bare assertion on the number of outputs

@@ -28,7 +28,7 @@ from bench.personalise.learner import TOKEN, Budget, Learner, learn_token
 from bench.personalise.pool import Bases
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from seqlora import SeqLoRAConfig
-from seqlora.files import read_json, read_tensors, write_json, write_tensors
+from seqlora.files import read_json, read_tensors, remove_leftovers, write_json, write_tensors
 from seqlora.sequence import Step
 from seqlora.start import gather_moments
 
@@ -111,6 +111,8 @@ class Training:
         folder = self.folder({**config.to_json(), **(variant if variant != usual else {})})
         with _locked(folder):
             if not (folder / "done.json").is_file():
+                for place in {path.parent for path in folder.rglob(".*.tmp")}:
+                    remove_leftovers(place)  # of a training that was killed
                 learner = Learner(load(), config, self.budget, folder, style, bases)
                 if generic:
                     self._protect_base(learner)

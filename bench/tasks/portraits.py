@@ -198,7 +198,9 @@ def _cached_workshop(
 
 def load_pipeline() -> StableDiffusionPipeline:
     """The embedded Stable Diffusion in float32, checked against its manifest."""
-    return StableDiffusionPipeline.from_pretrained(assets.pipeline_folder(), dtype=torch.float32, safety_checker=None)
+    return StableDiffusionPipeline.from_pretrained(
+        assets.pipeline_folder(), use_safetensors=True, dtype=torch.float32, safety_checker=None
+    )
 
 
 @lru_cache(maxsize=1)

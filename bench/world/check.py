@@ -84,7 +84,8 @@ def held_out_portraits(count: int, rng: np.random.Generator) -> tuple[np.ndarray
 
 def generated_portraits(count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, str]]]:
     """Images drawn by the released pipeline from full captions, and what those captions ask for."""
-    pipeline = StableDiffusionPipeline.from_pretrained(assets.pipeline_folder(), dtype=torch.float32)
+    folder = assets.pipeline_folder()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     wanted = [visible_attributes(sample_base_identity(rng), sample_context(rng)) for _ in range(count)]
     return sample(pipeline, [caption(shown) for shown in wanted], rng), wanted
 
@@ -129,7 +130,8 @@ def face_lines(portraits: np.ndarray, generated: np.ndarray, rng: np.random.Gene
 @torch.no_grad()
 def autoencoder_line(portraits: np.ndarray) -> Line:
     """Reconstruction of portraits by the pipeline's autoencoder."""
-    pipeline = StableDiffusionPipeline.from_pretrained(assets.pipeline_folder(), dtype=torch.float32)
+    folder = assets.pipeline_folder()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     decoded = pipeline.vae.decode(pipeline.vae.encode(to_tensor(portraits)).latents).sample
     return Line("autoencoder: PSNR, dB", "portraits", psnr(to_images(decoded), portraits), 28.0, len(portraits))
 

@@ -29,7 +29,8 @@ SCENES = (
 
 def draw_grid(out: Path, prompt: str = "", seed: int = 0) -> None:
     """Write a PNG: one prompt many times, or rows of real portraits above their re-drawings, and two-person scenes."""
-    pipeline = StableDiffusionPipeline.from_pretrained(assets.pipeline_folder(), dtype=torch.float32)
+    folder = assets.pipeline_folder()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     rng = np.random.default_rng(seed)
     if prompt:
         save_image(out, grid(sample(pipeline, [prompt] * 2 * COLUMNS, rng), COLUMNS))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seqlora.errors import BadInputError
 from seqlora.files import read_json
+from seqlora.headers import check_folder
 
 DENOISING_STEPS = 4  # of one trajectory; a diffusion model is read at one of them
 
@@ -62,6 +63,7 @@ def open_folder(folder: str | Path, rng: np.random.Generator) -> TextModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInputError(f"the model folder {folder} does not exist; give a local transformers or diffusers folder")
+    check_folder(folder)
     if (folder / "model_index.json").is_file():
         return _diffusers(folder, rng)
     if (folder / "config.json").is_file():
