@@ -66,9 +66,10 @@ def margins(plain: Snapshot, moved: Snapshot, gate_seeds: dict[Group, int]) -> M
         pairs = [(one, after[one.cell]) for one in members if one.cell in after and after[one.cell].status == "done"]
         if len(pairs) < 2:
             raise BadInputError(f"{' '.join(map(str, group))}: {len(pairs)} disturbed cells; run the pilot to its end")
-        axes = dict(zip(("task", "method", "n_concepts"), group, strict=True))
+        task, method, count = group
         changes = {name: _changes(name, pairs) for name in members[0].numbers}
-        round_off.append(RoundOff(**axes, numbers={n: float(np.abs(c).max(initial=0)) for n, c in changes.items()}))
+        largest = {name: float(np.abs(change).max(initial=0)) for name, change in changes.items()}
+        round_off.append(RoundOff(task=task, method=method, n_concepts=count, numbers=largest))
         for name in GATED:
             values = np.array([one.numbers[name] for one in members if name in one.numbers])
             if len(values) < 2:
@@ -76,7 +77,9 @@ def margins(plain: Snapshot, moved: Snapshot, gate_seeds: dict[Group, int]) -> M
             sd = float(values.std(ddof=1))
             gates.append(
                 GateMargin(
-                    **axes,
+                    task=task,
+                    method=method,
+                    n_concepts=count,
                     number=name,
                     pairs=gate_seeds.get(group, len(values)),
                     mean=float(values.mean()),

@@ -57,8 +57,10 @@ class Trained(LinearMethod):
             schedule="cosine",
             seed=int(rng.integers(2**31)),
         )
-        model = nn.Sequential(nn.Linear(problem.width, problem.outputs, bias=False, dtype=torch.float64))
-        model.requires_grad_(False)[0].weight.zero_()
+        # without a draw for the weights: they are zero, and torch's global generator stays where it was
+        layer = nn.utils.skip_init(nn.Linear, problem.width, problem.outputs, bias=False, dtype=torch.float64)
+        nn.init.zeros_(layer.weight)
+        model = nn.Sequential(layer).requires_grad_(False)
         sequence = ConceptSequence(model, config)
         shares: tuple[LowRank, ...] = ()
         for t in range(problem.concepts):
