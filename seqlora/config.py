@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
@@ -11,6 +12,10 @@ import torch
 from seqlora.errors import BadInputError
 
 CapacityPolicy = Literal["error", "shrink", "spread", "penalise"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _option(default: Any, text: str) -> Any:
@@ -74,13 +79,14 @@ class SeqLoRAConfig:
         for name in ("rank", "start_batches", "sketch_size"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("ridge", "forgetting_weight", "inner_steps", "start_damping", "seed"):
-            self._require(0 <= getattr(self, name) < float("inf"), name, "finite and not negative")
+            self._require(_is_number(value := getattr(self, name)) and value >= 0, name, "finite and not negative")
         for name in ("coefficient_learning_rate", "basis_learning_rate", "extra_learning_rate"):
-            self._require(0 < getattr(self, name) < float("inf"), name, "finite and positive")
+            self._require(_is_number(value := getattr(self, name)) and value > 0, name, "finite and positive")
         self._require(bool(self.target_modules), "target_modules", "a pattern or a list of names")
-        self._require(self.planned_concepts is None or self.planned_concepts >= 1, "planned_concepts", "at least 1")
-        self._require(self.max_update_norm is None or self.max_update_norm > 0, "max_update_norm", "positive")
-        optimizer = getattr(torch.optim, self.coefficient_optimizer, None)
+        planned, cap = self.planned_concepts, self.max_update_norm
+        self._require(planned is None or (type(planned) is int and planned >= 1), "planned_concepts", "at least 1")
+        self._require(cap is None or (_is_number(cap) and cap > 0), "max_update_norm", "finite and positive")
+        optimizer = getattr(torch.optim, str(self.coefficient_optimizer), None)
         known = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
         # LBFGS evaluates the loss many times a step, SparseAdam takes sparse gradients: neither fits one backward pass.
         known = known and self.coefficient_optimizer not in ("Optimizer", "LBFGS", "SparseAdam")
