@@ -1,5 +1,7 @@
 """The history: a CSV with one row a gated number and revision, appended to and never rewritten.
 
+Timing ratios of a baseline are rows of task "timing", their name standing for the method.
+
 Columns: revision, date (UTC, of the last cell), fingerprint (several joined by +), task, method, n_concepts, number,
 better ("lower" or "higher"), mean and sd over seeds, seeds.
 """
@@ -14,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.api import Array
 from bench.regression.numbers import GATED
-from bench.regression.snapshot import Group, Snapshot
+from bench.regression.snapshot import CellNumbers, Group, Snapshot
 from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import atomic_write
 
@@ -24,29 +27,39 @@ COLUMNS = ("revision", "date", "fingerprint", "task", "method", "n_concepts", "n
 
 
 def rows(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """One row a group of cells and gated number."""
-    groups: dict[Group, list[dict[str, float]]] = {}
+    """One row a group of cells and gated number, and one a timing ratio."""
+    groups: dict[Group, list[CellNumbers]] = {}
     for entry in snapshot.cells:
         if entry.status == "done":
-            groups.setdefault(entry.group, []).append(entry.numbers)
-    for (task, method, count), members in groups.items():
-        fingerprints = {e.fingerprint for e in snapshot.cells if e.group == (task, method, count)}
+            groups.setdefault(entry.group, []).append(entry)
+    for group, members in groups.items():
         for name, gate in GATED.items():
-            values = np.array([numbers[name] for numbers in members if name in numbers])
+            values = np.array([entry.numbers[name] for entry in members if name in entry.numbers])
             if len(values):
-                yield {
-                    "revision": snapshot.git_revision,
-                    "date": snapshot.created_utc,
-                    "fingerprint": "+".join(sorted(fingerprints)),
-                    "task": task,
-                    "method": method,
-                    "n_concepts": count,
-                    "number": name,
-                    "better": gate.orientation,
-                    "mean": repr(float(values.mean())),
-                    "sd": repr(float(values.std(ddof=1))) if len(values) > 1 else "",
-                    "seeds": len(values),
-                }
+                fingerprints = {entry.fingerprint for entry in members}
+                yield _row(snapshot, fingerprints, group, name, gate.orientation, values)
+    for name, ratio in snapshot.ratios.items():
+        better = "lower" if ratio.smaller_is_better else "higher"
+        yield _row(snapshot, set(snapshot.comparable), ("timing", name, 0), "ratio", better, np.array([ratio.ratio]))
+
+
+def _row(
+    snapshot: Snapshot, fingerprints: set[str], group: Group, number: str, better: str, values: Array
+) -> dict[str, Any]:
+    task, method, count = group
+    return {
+        "revision": snapshot.git_revision,
+        "date": snapshot.created_utc,
+        "fingerprint": "+".join(sorted(fingerprints)),
+        "task": task,
+        "method": method,
+        "n_concepts": count,
+        "number": number,
+        "better": better,
+        "mean": repr(float(values.mean())),
+        "sd": repr(float(values.std(ddof=1))) if len(values) > 1 else "",
+        "seeds": len(values),
+    }
 
 
 def read(path: Path) -> list[dict[str, str]]:

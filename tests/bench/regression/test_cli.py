@@ -223,6 +223,9 @@ def test_timing_advises_and_never_fails(stored: Path, tmp_path: Path, capsys: py
     before = written(tmp_path / "before.json", {"ratios": [RATIO]})
     path = tmp_path / "gate" / "gate.json"
     assert bench("bless", stored, "--out", path, "--timing", before) == 0
+    file = tmp_path / "history.csv"
+    assert bench("history", path, "--file", file) == 0
+    assert "timing,merge,0,ratio,lower,2.0,,1" in file.read_text()
     for factor, advised in ((1.2, False), (3.0, True)):
         slow = {**RATIO, **{name: factor * float(RATIO[name]) for name in ("ratio", "low", "high")}}  # type: ignore[arg-type]
         capsys.readouterr()
