@@ -93,6 +93,8 @@ IMAGE_METHODS = (
     "fusion-frozen",
 )
 
+# What is gated: cheap enough for 8 seeds and more in a few minutes on two cores.
+GATED_PORTRAITS = "portraits:steps=30,batch=4,images=4,references=4,prompts=4,sampler_steps=6"
 GATED_LINEAR = ("plain-sum", "frozen-orthonormal", "seqlora", "seqlora-penalty")
 
 SUITES.add(
@@ -123,6 +125,9 @@ SUITES.add(
         (
             CellSet("linear-synthetic", GATED_LINEAR, n_concepts=(4,), seeds=tuple(range(16))),
             CellSet("linear-trained", ("seqlora",), n_concepts=(3,), seeds=tuple(range(16))),
+            CellSet(
+                GATED_PORTRAITS, ("plain-sum", "seqlora", "seqlora-penalty"), n_concepts=(2,), seeds=tuple(range(8))
+            ),
         ),
     ),
 )
