@@ -9,18 +9,20 @@ behind the parts that are already fused:
 
 Activations are summed into Gram matrices, concept by concept, so that memory does not grow with their number. Because
 later parts depend on the fused earlier ones, every concept is recorded anew at each stage; that needs its LoRA and
-words, not its images. Left out of the published training: its attention regulariser and masked loss, which need masks;
-noise offset, which zero-terminal-SNR noise makes superfluous; the lower rate of the text encoder (all layers of a
-method learn at one rate here).
+words, not its images. The text encoder is adapted, and fused, with `text_encoder=True` only: methods are compared on the
+same layers. Left out of the published training: its attention regulariser and masked loss, which need masks; noise
+offset, which zero-terminal-SNR noise makes superfluous; the text encoder's own, lower rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from bench.api import Role
 from bench.methods.images.activations import KINDS, activations, kind_of
 from bench.methods.images.api import ImageMethod, Workshop, config, weighted_sum
 from bench.methods.images.fusion import (
@@ -43,7 +45,7 @@ class EDLoRAAverage(ImageMethod):
 
     name = "ed-lora-average"
     pretty_name = "ED-LoRA, 1/T average (Mix-of-Show's weight fusion)"
-    role = "control"
+    role: ClassVar[Role] = "control"
 
     text_encoder: bool = False
 
