@@ -108,7 +108,7 @@ def _from_folders(place: Path, folders: Sequence[Path], default: str) -> list[Co
         if not image_files(folder):
             raise BadInputError(f"{folder} holds no images; fill it or remove it")
         own = folder / CLASS_FILE
-        word = _text(own) if own.is_file() else classes.get(folder.name, default)
+        word = text_of(own) if own.is_file() else classes.get(folder.name, default)
         if not word:
             raise BadInputError(
                 f"{folder} has no class word; write what kind of thing it is into {own}, or say class_word=dog"
@@ -121,7 +121,7 @@ def _classes(path: Path, names: set[str]) -> dict[str, str]:
     """Lines "<concept>,<class>" of the DreamBooth dataset's text file; its other lines say something else."""
     if not path.is_file():
         return {}
-    pairs = (line.partition(",") for line in _text(path).splitlines())
+    pairs = (line.partition(",") for line in text_of(path).splitlines())
     return {name.strip(): word.strip() for name, _, word in pairs if name.strip() in names and word.strip()}
 
 
@@ -150,7 +150,7 @@ def _from_entry(entry: Mapping[str, Any], file: Path, default: str) -> ConceptSo
     own = folder.parent if folder.name in GENERIC_NAMES else folder
     name = check_name(own.name, f"{file}: concept")
     word = str(entry.get("class_word") or ARTICLES.sub("", str(entry.get("class_prompt") or "")) or "")
-    word = word or next((_text(f / CLASS_FILE) for f in (folder, own) if (f / CLASS_FILE).is_file()), default)
+    word = word or next((text_of(f / CLASS_FILE) for f in (folder, own) if (f / CLASS_FILE).is_file()), default)
     if not word:
         raise BadInputError(f"{file}: concept {name!r} has no class_prompt; add it, or say class_word=person")
     template = _template(entry.get("instance_prompt"), word, file)
@@ -182,7 +182,12 @@ def _located(path: str, file: Path) -> Path:
     return found
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A text file without the white space around it.
+
+    Raises:
+        BadInputError: it is not UTF-8, or cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from typing import Any
 from bench.api import Cell, Context
 from bench.models import Models, load_pipeline, pipeline_hashes
 from bench.options import canonical_name, with_options
-from bench.personalise.folders import ConceptSource, concept_sources
+from bench.personalise.folders import ConceptSource, concept_sources, text_of
 from bench.personalise.images import SUBJECT, ConceptImages
 from bench.personalise.learner import Budget
 from bench.personalise.shared import Training
@@ -140,7 +140,7 @@ class PhotoTask(ImageTask):
 def photos(text: str) -> PhotoTask:
     """The task "photos": a folder, then options as in `PhotoOptions`."""
     place, _, options = text.partition(",")
-    return PhotoTask(place.rstrip("/") or place, with_options(PhotoOptions(), options, "task photos"))
+    return PhotoTask(str(Path(place)) if place else "", with_options(PhotoOptions(), options, "task photos"))
 
 
 def planned(text: str, options: Mapping[str, str]) -> str:
@@ -168,7 +168,7 @@ def read_prompts(place: Path) -> tuple[str, ...]:
     file = (place if place.is_dir() else place.parent) / PROMPTS_FILE
     if not file.is_file():
         return PROMPTS
-    lines = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    lines = tuple(line.strip() for line in text_of(file).splitlines() if line.strip())
     if not lines or any(line.count(SUBJECT) != 1 or set(line.replace(SUBJECT, "")) & set("{}") for line in lines):
         raise BadInputError(f"{file}: every line is a prompt with one {{}} for the concept; mend or remove it")
     return lines

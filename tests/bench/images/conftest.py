@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffu
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from bench import cli
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import Budget
 from bench.personalise.shared import Training
@@ -77,6 +79,18 @@ def concepts() -> tuple[ConceptImages, ...]:
 def training(concepts: tuple[ConceptImages, ...], tmp_path: Path) -> Training:
     seeds = tuple(np.random.SeedSequence(7, spawn_key=(j,)) for j in range(len(concepts)))
     return Training("tiny", concepts, seeds, Budget(steps=3, batch=2), tmp_path)
+
+
+def bench(*arguments: object) -> int:
+    """Run `python -m bench` in this process; returns its exit code."""
+    old = sys.argv
+    sys.argv = ["bench", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    finally:
+        sys.argv = old
+    return int(stopped.value.code or 0)
 
 
 def save_base(folder: Path, seed: int = 0) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +11,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import cli
 from bench.schema import CellRecord
 from bench.store import Store
 from bench.world import assets
 
-from .conftest import save_base
+from .conftest import bench, save_base
 
 BUDGET = "steps=2,batch=2,prompts=2,sampler_steps=2"
 METHODS = ("plain-sum", "seqlora")
-
-
-def bench(*arguments: object) -> int:
-    """Run `python -m bench` in this process; returns its exit code."""
-    old = sys.argv
-    sys.argv = ["bench", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    finally:
-        sys.argv = old
-    return int(stopped.value.code or 0)
 
 
 def by(*methods: str) -> list[str]:

@@ -206,6 +206,9 @@ def test_prompts_of_the_user_or_ours(tmp_path: Path) -> None:
     assert all(prompt.count("{}") == 1 for prompt in read_prompts(tmp_path))
     (tmp_path / "prompts.txt").write_text("{} on the moon\n\n{} in a hat\n")
     assert read_prompts(tmp_path) == ("{} on the moon", "{} in a hat")
+    (tmp_path / "prompts.txt").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(BadInputError, match=r"prompts\.txt is no readable text"):
+        read_prompts(tmp_path)
     (tmp_path / "prompts.txt").write_text("a cat\n")
     with pytest.raises(BadInputError, match="every line is a prompt with one"):
         read_prompts(tmp_path)

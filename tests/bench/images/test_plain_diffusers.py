@@ -14,9 +14,10 @@ from PIL import Image
 
 from bench.api import Cell
 from bench.executors import Resources, Serial
-from bench.export import export_command, find_training, read_concept
+from bench.export import find_training, read_concept
 from bench.methods.images.api import weighted_sum
 from bench.models import load_pipeline
+from bench.personalise.export import LORA_FILE, TOKEN_FILE
 from bench.personalise.folders import concept_sources
 from bench.personalise.learner import Budget
 from bench.personalise.shared import Training
@@ -27,6 +28,8 @@ from bench.tasks.photos import planned
 from bench.world import assets
 from seqlora import SeqLoRAConfig
 from seqlora.errors import BadInputError
+
+from .conftest import bench
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "plain_diffusers.py"
 PROMPT = "a photo of <chelsea> cat in the snow"
@@ -57,7 +60,7 @@ def test_an_exported_concept_draws_the_same_image(photo_base: Path, photo_folder
     concepts = tuple(source.load(32, 0.3) for source in concept_sources(photo_folder)[:1])
     training = Training("base", concepts, (np.random.SeedSequence(1),), Budget(3, 2), tmp_path)
     (learnt,) = training.run(config, lambda: load_pipeline(photo_base, "cpu"))
-    export_command(tmp_path / "trainings" / learnt.training, "chelsea", tmp_path / "files")
+    assert bench("export", tmp_path / "trainings" / learnt.training, "chelsea", tmp_path / "files") == 0
 
     studio = Studio(load_pipeline(photo_base, "cpu"), 32, steps=3, guidance=2.0)
     studio.know("<chelsea>", "cat", learnt.token)
@@ -77,7 +80,9 @@ def test_an_exported_concept_draws_the_same_image(photo_base: Path, photo_folder
     assert np.abs(untrained.astype(int) - ours).max() > 1  # the concept changes the image
 
 
-def test_trainings_are_found_in_a_store(photo_base: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_trainings_are_found_in_a_store(
+    photo_base: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = {"base": str(photo_base), "clip": f"local-dir:{assets.clip_folder()}"}
     task = planned(f"{photo_folder},steps=1,batch=1,prompts=1,sampler_steps=1", options)
     cells = [Cell(task, method, 1) for method in ("token-only", "plain-sum", "plain-average")]
@@ -90,6 +95,11 @@ def test_trainings_are_found_in_a_store(photo_base: Path, photo_folder: Path, tm
     assert read_concept(alone, "chelsea").factors == {}
     with pytest.raises(BadInputError, match="several trainings of 'chelsea'"):
         find_training(store, "chelsea")
+    assert bench("export", tmp_path, "chelsea", tmp_path / "files", "--method", "plain") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "files")
+    assert {path.name for path in (tmp_path / "files").iterdir()} == {TOKEN_FILE, LORA_FILE}
+    assert bench("export", tmp_path, "chelsea", tmp_path / "files") == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
     with pytest.raises(BadInputError, match="no finished image cell with concept 'bob'"):
         find_training(store, "bob")
     with pytest.raises(BadInputError, match="holds no concept 'bob'; it holds: chelsea"):
