@@ -60,7 +60,7 @@ def guarantees(
     `details` hold what a figure needs, relative to the concept's own adaptation energy ‖ΔW_j X_j‖²/N: mean F
     ("forgetting"), mean bound ("bound"), and their least distance ("slack", negative where a window broke the bound).
     """
-    if not applies(method) or len(learnt) < 2:
+    if not applies(method) or len(learnt) < 2 or not all(len(one.references) for one in workshop.concepts):
         return []
     layers = [name for name, (A, _) in learnt[0].factors.items() if A.ndim == 2]
     tallies = {layer: Tally(layer) for layer in layers}
@@ -167,10 +167,10 @@ class Tally:
         """Bounds from one half of the windows, F of the other, both relative to what the concept's update does."""
         N = estimate.shape[2]
         read = terms.reading
-        unit = max(float(np.square(terms.own @ estimate).sum((1, 2)).mean() / N), np.finfo(np.float64).tiny)
+        unit = float(np.square(terms.own @ estimate).sum((1, 2)).mean() / N)
+        if unit == 0 or not np.any(read @ estimate):
+            return  # nothing was learnt here, or nothing later: there is nothing to bound
         F = np.square(read @ held_out).sum((1, 2)) / N / unit
-        if not np.any(read @ estimate):
-            return  # nothing was learnt later: there is nothing to bound
         found = self._bounds(terms, estimate, rng)
         if terms.orthogonal:
             self.norms.append((terms.norm, terms.budget))

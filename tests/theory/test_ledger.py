@@ -58,8 +58,21 @@ def test_changes_name_every_unexpected_verdict() -> None:
     assert ledger.changes(results, None) == []
 
 
+def test_blessing_replaces_the_expectation_of_what_was_checked(tmp_path: Path) -> None:
+    path = tmp_path / "expected.json"
+    path.write_text(json.dumps({"minilm": {"C1": "holds"}, "synthetic": {"C1": "fails when", "C9": "holds"}}))
+    results = [result("C1", "holds"), result("C2", "fails when")]
+    assert ledger.changes(results, ledger.expected_kinds("synthetic", path)) != []
+    ledger.bless(results, "synthetic", path)
+    assert ledger.changes(results, ledger.expected_kinds("synthetic", path)) == []
+    assert json.loads(path.read_text()) == {
+        "minilm": {"C1": "holds"},
+        "synthetic": {"C1": "holds", "C2": "fails when", "C9": "holds"},
+    }
+
+
 def test_every_source_and_claim_has_an_expected_verdict() -> None:
-    for source in ("synthetic", "minilm"):
+    for source in ("synthetic", "minilm", "diffusion"):
         assert source in SOURCES
         expected = ledger.expected_kinds(source)
         assert expected is not None
@@ -145,7 +158,7 @@ def test_suites_are_the_three_that_everything_knows() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["synthetic", "minilm"])
+@pytest.mark.parametrize("source", ["synthetic", "minilm", "diffusion"])
 def test_the_ledger_comes_out_as_expected(source: str) -> None:
     results = ledger.run(ledger.select([]), source, "ci", 0)
     assert ledger.changes(results, ledger.expected_kinds(source)) == []
