@@ -1,6 +1,7 @@
-"""The command line: `python -m reports build | figure | list`.
+"""The command line: `python -m reports build | figure | list | publish | readme`.
 
-Exit codes: 0 fine (also when something is missing, which is said), 2 bad input, 130 interrupted.
+Exit codes: 0 fine (also when something is missing, which is said), 1 README.md disagrees with what is published, 2 bad
+input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from typing import Annotated
 
 import typer
 
+from bench.regression import history
 from reports import build as building
+from reports import publish as publishing
+from reports import readme as readme_tables
 from reports.figures import FIGURES, find, save
 from reports.figures.api import read_csv
 from reports.sources import COMMANDS, load
 from seqlora.errors import BadInputError
 from theory import commandline
+
+PUBLISHED = Path("reports/published") / publishing.STORE
 
 app = typer.Typer(
     help="Draw figures, tables and the page from stored results; nothing is measured here.",
@@ -33,7 +39,7 @@ def build(
     results: ResultsFolder = Path("results"), out: Annotated[Path, typer.Option()] = Path("results/report")
 ) -> None:
     """Write index.html, ledger.md, tables.md and every figure that there are numbers for."""
-    built = building.build(load(results), out)
+    built = building.build(load(results, history.PATH), out)
     for line in built.missing:
         _say(f"missing: {line}")
     _say(f"{len(built.figures)} figures of {len(FIGURES)}; open {built.page}")
@@ -54,11 +60,34 @@ def figure(
         drawn = spec.figure(numbers)
         paths = save(drawn, numbers, name, out, f"{spec.headline(numbers)}\n\n{spec.caption}")
     else:
-        if building.draw(spec, load(results), out) is None:
+        if building.draw(spec, load(results, history.PATH), out) is None:
             raise BadInputError(f"{results} has no numbers for figure {name}; run `{COMMANDS[spec.inputs[0]]}`")
         paths = [out / f"{name}{suffix}" for suffix in (".png", ".svg", ".csv", ".txt")]
     for path in paths:
         print(path)
+
+
+@app.command()
+def publish(
+    results: ResultsFolder = Path("results"), out: Annotated[Path, typer.Option()] = Path("reports/published")
+) -> None:
+    """Write a compact copy of all results, small enough for git, and the report built from it."""
+    built = publishing.publish(load(results, history.PATH), out)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    _say(f"{len(built.figures)} figures; {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {out}")
+    print(built.page)
+
+
+@app.command()
+def readme(
+    results: Annotated[Path, typer.Option("--results", help="What is published.")] = PUBLISHED,
+    file: Annotated[Path, typer.Option("--file", help="Text with `<!-- table: NAME -->` markers.")] = Path("README.md"),
+    check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 if they disagree.")] = False,
+) -> None:
+    """Make the marked tables of README.md anew from what is published."""
+    agreed = readme_tables.update(file, load(results), check)
+    _say(f"{file} {'agrees with' if agreed else 'disagrees with' if check else 'was updated from'} {results}")
+    raise typer.Exit(1 if check and not agreed else 0)
 
 
 @app.command("list")

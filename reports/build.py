@@ -62,16 +62,14 @@ def draw(spec: FigureSpec, results: Results, out: Path) -> Drawn | None:
 
 def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
     """One line for each thing that is not there, with the command that makes it."""
-    there = {
-        **{name: name in results.sources for name in ("synthetic", "minilm")},
-        "bench": len(results.cells) > 0,
-        "timing": len(results.ratios) > 0,
-    }
+    there = results.has
     what = {
         "synthetic": "no claims were checked on synthetic layers",
         "minilm": "no claims were checked on MiniLM's layers",
-        "bench": "no benchmark cells are stored",
+        "bench": "no benchmark cells of linear layers are stored",
+        "images": "no benchmark cells of images are stored",
         "timing": "no timing ratios are stored",
+        "history": "no history of earlier revisions is stored",
     }
     lines = [f"{what[name]}: run `{COMMANDS[name]}`" for name, found in there.items() if not found]
     for name, spec in FIGURES.items():

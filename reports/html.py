@@ -17,7 +17,13 @@ from reports.inline import Glyphs, inline_svg
 from reports.sources import Results
 from reports.tables import Table
 
-SECTIONS = {"theory": "The theory against data", "methods": "Methods compared", "cost": "Cost"}
+SECTIONS = {
+    "theory": "The theory against data",
+    "methods": "Methods compared on linear layers",
+    "images": "Methods compared on images",
+    "cost": "Cost",
+    "history": "History of the gated metrics",
+}
 
 
 @dataclass(frozen=True)

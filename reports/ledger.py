@@ -10,8 +10,11 @@ from importlib import import_module
 
 from reports.sources import COMMANDS, Results, StoredCheck
 from theory.api import CLAIMS
+from theory.claims.images import STATEMENTS
 
 ORIGINS = {"abstract": "asserted in the paper's abstract, in words", "ours": "ours"}
+PICTURES = "images"  # the source of claims that are judged on generated images, not on layers
+JUDGE = "python -m bench predict --out results/bench --json results/theory/images.json"
 DISCLAIMER = (
     "Every statement is a reconstruction from the abstract of arXiv 2605.22743, derived from first principles; none is "
     "a theorem quoted from the paper."
@@ -58,9 +61,9 @@ class Row:
 def rows(results: Results) -> list[Row]:
     """The ledger, in the order of the claims; a claim that a source does not cover says so in its row."""
     import_module("theory.claims")  # registers them
-    ids = list(dict.fromkeys([*CLAIMS, *(found.claim for found in results.claims)]))
-    sources = results.sources or ["synthetic"]
-    return [_row(results, claim, sources) for claim in sorted(ids, key=_natural)]
+    ids = list(dict.fromkeys([*CLAIMS, *STATEMENTS, *(found.claim for found in results.claims)]))
+    layers = [name for name in results.sources if name != PICTURES] or ["synthetic"]
+    return [_row(results, claim, [PICTURES] if claim in STATEMENTS else layers) for claim in sorted(ids, key=_natural)]
 
 
 def _natural(claim: str) -> tuple[int, str]:
@@ -69,7 +72,7 @@ def _natural(claim: str) -> tuple[int, str]:
 
 
 def _row(results: Results, claim: str, sources: Sequence[str]) -> Row:
-    known = CLAIMS.get(claim)
+    known = CLAIMS.get(claim) or STATEMENTS.get(claim)
     findings = [_finding(results, claim, source) for source in sources]
     if known is None:
         return Row(claim, claim, "ours", "", (), findings)
@@ -80,7 +83,9 @@ def _finding(results: Results, claim: str, source: str) -> Finding:
     stored = next((found for found in results.claims if found.claim == claim and found.layers == source), None)
     suite = results.suites.get(source, "")
     if stored is None:
-        command = COMMANDS.get(source, f"python -m theory --layers {source} --json results/theory/{claim}.json")
+        command = JUDGE if source == PICTURES else COMMANDS.get(
+            source, f"python -m theory --layers {source} --json results/theory/{claim}.json"
+        )  # fmt: skip
         return Finding(source, suite, "not checked", "not checked", f"run `{command}`", "–", False)
     checks = sorted(stored.checks, key=lambda check: (check.holds == (not check.control), check.control))
     return Finding(
@@ -119,7 +124,7 @@ def summary(ledger: Sequence[Row]) -> list[str]:
         }
         counts = Counter({kind: len(names) for kind, names in by_kind.items()})
         parts = [f"{counts[kind]} {word} ({', '.join(by_kind[kind])})" for kind, word in words.items() if counts[kind]]
-        lines.append(f"On {source} layers: {'; '.join(parts)}.")
+        lines.append(f"On {source}{'' if source == PICTURES else ' layers'}: {'; '.join(parts)}.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What is reported: theory JSON, benchmark cells and timing ratios, read and checked, never computed here."""
+"""What is reported: theory JSON, benchmark cells, timing ratios, regression history; read and checked, not computed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.collect import read_parquet, table
+from bench.regression import history
 from bench.schema import CellRecord
 from bench.store import Store
+from reports.collected import records_of
 from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import read_json
 
@@ -22,8 +24,13 @@ COMMANDS = {
     "synthetic": "python -m theory --suite ci --layers synthetic --json results/theory/synthetic.json",
     "minilm": "python -m theory --suite ci --layers minilm --json results/theory/minilm.json",
     "bench": "python -m bench run --suite ci --out results/bench",
+    "images": "python -m bench run --suite images --out results/bench",
     "timing": "python -m bench timing",
+    "history": "python -m bench history",
 }
+HISTORY_FILE = "history.csv"
+HISTORY = ["revision", "date", "task", "method", "n_concepts", "number", "better", "mean", "sd", "seeds"]
+IMAGE_METRIC = "identity"  # every image cell has it, no other does
 
 
 class _Stored(BaseModel):
@@ -105,8 +112,9 @@ class Results:
         claims: one ledger row a claim and source of layers.
         suites: source of layers -> suite that the claims were checked with.
         cells: long table of all benchmark cells, as `bench.collect` lays it out.
-        records: the cells themselves; empty where only collected parquet files are at hand.
+        records: the cells themselves.
         store: folder of the store that the records' artifacts are relative to.
+        history: gated numbers of earlier revisions, columns `HISTORY`, oldest first.
         ratios: timing ratios.
         machine: processor that the ratios were measured on.
         damaged: stored files that could not be believed, one line each.
@@ -120,6 +128,7 @@ class Results:
     records: Sequence[CellRecord] = ()
     store: Path | None = None
     ratios: Sequence[Ratio] = ()
+    history: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=HISTORY))
     machine: str = ""
     damaged: Sequence[str] = ()
     changed: Sequence[str] = ()
@@ -135,13 +144,39 @@ class Results:
         return pd.DataFrame(rows)
 
     @property
+    def has(self) -> dict[str, bool]:
+        """Which kinds of results there are, by their key in `COMMANDS`."""
+        return {
+            **{name: name in self.sources for name in ("synthetic", "minilm")},
+            "bench": len(self.linear) > 0,
+            "images": len(self.images) > 0,
+            "timing": len(self.ratios) > 0,
+            "history": len(self.history) > 0,
+        }
+
+    @property
+    def linear(self) -> pd.DataFrame:
+        """Cells of tasks that draw no images."""
+        return self.cells[~self.cells.task.isin(self.images.task.unique())]
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Cells of tasks that draw images."""
+        tasks = self.cells.loc[self.cells.metric == IMAGE_METRIC, "task"].unique()
+        return self.cells[self.cells.task.isin(tasks)]
+
+    @property
     def sources(self) -> list[str]:
         """Sources of layers, in the order of the ledger."""
         return list(dict.fromkeys(claim.layers for claim in self.claims))
 
 
-def load(folder: str | Path) -> Results:
-    """Read `<folder>/theory/*.json`, `<folder>/bench` (cells, or parquet files) and `<folder>/timing/*.json`.
+def load(folder: str | Path, past: Path | None = None) -> Results:
+    """Read `theory/*.json`, `bench` (cells, or parquet files), `timing/*.json` and `history.csv` in `folder`.
+
+    Args:
+        folder: of results.
+        past: history that is read where `folder` has none.
 
     Raises:
         BadInputError: `folder` is no folder.
@@ -153,7 +188,9 @@ def load(folder: str | Path) -> Results:
     claims, suites, changed = read_theory(sorted((folder / "theory").glob("*.json")))
     cells, records, damaged = read_cells(folder / "bench")
     ratios, machine = read_timing(sorted((folder / "timing").glob("*.json")))
-    return Results(folder, claims, suites, cells, records, folder / "bench", ratios, machine, damaged, changed)
+    own = folder / HISTORY_FILE
+    earlier = read_history(own if own.exists() or past is None else past)
+    return Results(folder, claims, suites, cells, records, folder / "bench", ratios, earlier, machine, damaged, changed)
 
 
 def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str], list[str]]:
@@ -179,13 +216,13 @@ def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str
             origin[key] = path
             claims.append(claim)
             suites[claim.layers] = ledger.suite
-    order = list(COMMANDS)
+    order = ["synthetic", "minilm"]
     claims.sort(key=lambda claim: order.index(claim.layers) if claim.layers in order else len(order))
     return claims, suites, changed
 
 
 def read_cells(folder: Path) -> tuple[pd.DataFrame, list[CellRecord], list[str]]:
-    """The long table of a store, from its cells, or from collected parquet files where it has none.
+    """The long table and the records of a store, from its cells, or from collected parquet files where it has none.
 
     Raises:
         SchemaVersionError: cells of another schema version.
@@ -196,11 +233,11 @@ def read_cells(folder: Path) -> tuple[pd.DataFrame, list[CellRecord], list[str]]
     damaged = [f"{stored - len(records)} damaged cells in {folder} are left out"] if stored > len(records) else []
     if records:
         return table(records), records, damaged
-    frames = [_read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
-    if not frames:
+    collected = [_read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    if not collected:
         return table([]), [], damaged
-    together = pd.concat(frames, ignore_index=True)
-    return together.drop_duplicates(ignore_index=True), [], damaged
+    together = {record.to_cell(): record for records in collected for record in records}
+    return table(together.values()), list(together.values()), damaged
 
 
 def read_timing(paths: Sequence[Path]) -> tuple[list[Ratio], str]:
@@ -219,9 +256,23 @@ def read_timing(paths: Sequence[Path]) -> tuple[list[Ratio], str]:
     return ratios, ", ".join(dict.fromkeys(name for name in machines if name))
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def read_history(path: Path) -> pd.DataFrame:
+    """Rows of a history file; none if there is no such file.
+
+    Raises:
+        StoredFileError: not a history that `bench history` wrote.
+    """
+    rows = pd.DataFrame(history.read(path), columns=history.COLUMNS)
     try:
-        return read_parquet(path)[0]
+        numbers = {name: pd.to_numeric(rows[name]) for name in ("n_concepts", "mean", "sd", "seeds")}
+    except ValueError as error:
+        raise StoredFileError(f"{path} was not written by `{COMMANDS['history']}` ({error}); restore it") from error
+    return rows.assign(**numbers)[HISTORY]
+
+
+def _read_parquet(path: Path) -> list[CellRecord]:
+    try:
+        return list(records_of(*read_parquet(path)))
     except (OSError, KeyError, ValueError, TypeError) as error:  # pyarrow's errors are OSError and ValueError
         reason = str(error).splitlines()[0]
         raise StoredFileError(f"{path} was not written by `python -m bench collect` ({reason}); delete it") from error

@@ -94,6 +94,7 @@ class Look:
 
 METHODS = {
     "base": Look(GREY, "X", "untrained base"),
+    "token-only": Look(GREY, "D", "token only", hollow=True),
     "plain-sum": Look(RED, "o", "plain sum"),
     "plain-average": Look(RED, "v", "plain 1/T average", hollow=True),
     "plain-norm-matched": Look(RED, "^", "plain norm-matched", hollow=True),
@@ -103,15 +104,25 @@ METHODS = {
     "frozen-random-sequence": Look(GOLD, "s", "frozen random in sequence", hollow=True),
     "frozen-orthonormal": Look(GREEN, "o", "frozen orthonormal sum"),
     "frozen-orthonormal-sequence": Look(GREEN, "s", "frozen orthonormal in sequence", hollow=True),
+    "frozen-same": Look(GOLD, "v", "one frozen basis for all", hollow=True),
+    "orthogonal-adaptation": Look(GREEN, "D", "Orthogonal Adaptation, paper mode"),
+    "orthogonal-adaptation-weight": Look(GREEN, "^", "frozen orthonormal 0.6 x sum", hollow=True),
     "seqlora": Look(BLUE, "o", "SeqLoRA"),
     "seqlora-penalty": Look(BLUE, "P", "SeqLoRA + penalty"),
     "penalty-only": Look(SKY, "P", "penalty only", hollow=True),
+    "penalty-uniform": Look(BLUE, "v", "penalty, one weight for all layers", hollow=True),
+    "penalty-sketch": Look(BLUE, "^", "penalty, sketched moments", hollow=True),
+    "penalty-base-moments": Look(BLUE, "D", "penalty, base protected too", hollow=True),
     "fusion": Look(PURPLE, "o", "fusion of plain"),
     "fusion-frozen": Look(PURPLE, "s", "fusion of frozen", hollow=True),
+    "fusion-lbfgs": Look(PURPLE, "^", "fusion of plain, LBFGS", hollow=True),
+    "ed-lora-average": Look(SKY, "v", "ED-LoRA 1/T average", hollow=True),
+    "mix-of-show": Look(SKY, "D", "Mix-of-Show"),
+    "mix-of-show-exact": Look(SKY, "s", "Mix-of-Show, exact", hollow=True),
     "joint-rank": Look(INK, "d", "joint of rank rT"),
     "joint": Look(INK, "X", "joint of any rank"),
 }
-"""Series of the linear methods. Others get a colour by their place, see `look`."""
+"""Series of all methods, in the order of tables. Others get a colour by their place, see `look`."""
 
 FAMILIES = {
     "gaussian": Look(BLUE, "o", "Gaussian"),

@@ -2,133 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import pandas as pd
-
 from bench.metrics import METRICS
+from reports import image_tables
+from reports.entries import Entry, Table, anchor, chosen, estimate, method_name, number, replicated, text, to_markdown
 from reports.figures.method_comparison import HEADLINES
 from reports.frames import each, groups
 from reports.sources import Results
-from reports.statistics import mean_values, paired_difference, replications, t_interval, timings
+from reports.statistics import mean_values, paired_difference, replications, timings
 from reports.style import in_order
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is shown in a place of a table, and by what it sorts."""
-
-    text: str
-    sort: float | str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A named table.
-
-    Attributes:
-        name: anchor and file name.
-        title: heading.
-        note: how to read it.
-        columns: headings; those in `numeric` are aligned to the right.
-        rows: one entry a column.
-        numeric: indices of columns that hold numbers.
-    """
-
-    name: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[Entry, ...]]
-    numeric: frozenset[int]
-
-
-def text(value: str) -> Entry:
-    """A word."""
-    return Entry(value, value)
-
-
-def number(value: float | None, digits: int = 3) -> Entry:
-    """A number, `digits` significant; a dash where there is none."""
-    if value is None or not np.isfinite(value):
-        return Entry("–", float("inf"))
-    return Entry(f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}", float(value))
-
-
-def estimate(values: Iterable[float], decimals: int = 3) -> Entry:
-    """Mean ± half of the 95 % t interval; the mean alone, and its count, where there are fewer than two values."""
-    found = t_interval(np.fromiter(values, dtype=float))
-    if not found.count:
-        return Entry("–", float("inf"))
-    if found.count == 1:
-        return Entry(f"{found.mean:.{decimals}f} (1 seed)", found.mean)
-    return Entry(f"{found.mean:.{decimals}f} ± {found.half:.{decimals}f}", found.mean)
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table with its heading and note."""
-    rule = ["---:" if index in table.numeric else "---" for index in range(len(table.columns))]
-    lines = [table.columns, rule, *([entry.text for entry in row] for row in table.rows)]
-    body = "\n".join("| " + " | ".join(part.replace("|", "\\|") for part in line) + " |" for line in lines)
-    return f"### {table.title}\n\n{table.note}\n\n{body}\n"
 
 
 def all_tables(results: Results) -> list[Table]:
     """Every table that the results have numbers for."""
-    found = [*method_tables(results), difference_table(results), smallest_rank(results), timing_table(results)]
+    found = [*method_tables(results), *image_tables.all_tables(results), *difference_tables(results)]
+    found += [smallest_rank(results), timing_table(results)]
     found += [settings_table(results), not_done(results), machines(results)]
     return [table for table in found if table is not None and table.rows]
 
 
 def method_tables(results: Results) -> list[Table]:
-    """One table a task and number of concepts: every method with t intervals over seeds."""
-    cells = results.cells
-    tables = []
-    for metric in (name for name in HEADLINES if (cells.metric == name).any()):
-        values = {item: replications(cells, metric, item) for item in ("final", "just_trained", "single", "forgetting")}
-        others = {
-            "interference ratio": mean_values(cells, "interference_ratio"),
-            "leak": mean_values(cells, "leak"),
-            "s a concept": timings(cells, "learn_seconds_per_concept"),
-        }
-        pretty = METRICS[metric].pretty_name
-        better = "less" if METRICS[metric].orientation == "lower" else "more"
-        heads = (f"{pretty}, merged", "just trained", "alone", "forgetting", *others)
-        for (task, count), group in values["final"].groupby(["task", "n_concepts"], sort=True):
-            rows = []
-            for method in in_order(group.method):
-                one = group[group.method == method].iloc[0]
-                sources = [*values.values(), *others.values()]
-                numbers = [estimate(_chosen(frame, task, count, method)) for frame in sources]
-                rows.append((text(str(one.pretty_name)), text(str(one.role)), *numbers))
-            seeds = int(group.groupby("method").size().max())
-            tables.append(
-                Table(
-                    f"methods-{task}-T{count}".replace(":", "-").replace("=", ""),
-                    f"{task}, T = {count}",
-                    f"{seeds} replication{'s' * (seeds > 1)} (seeds and orders); mean ± 95 % t interval; "
-                    f"{better} is better; forgetting + is worse.",
-                    ("method", "role", *heads),
-                    rows,
-                    frozenset(range(2, 2 + len(heads))),
-                )
+    """One table a linear task and number of concepts: every method with t intervals over seeds."""
+    cells, metric, tables = results.linear, "relative_error", []
+    values = {item: replications(cells, metric, item) for item in ("final", "just_trained", "single", "forgetting")}
+    others = {
+        "interference ratio": mean_values(cells, "interference_ratio"),
+        "leak": mean_values(cells, "leak"),
+        "s a concept": timings(cells, "learn_seconds_per_concept"),
+    }
+    heads = (f"{METRICS[metric].pretty_name}, merged", "just trained", "alone", "forgetting", *others)
+    for (task, count), group in values["final"].groupby(["task", "n_concepts"], sort=True):
+        sources = [*values.values(), *others.values()]
+        rows = []
+        for method in in_order(group.method):
+            one = group[group.method == method].iloc[0]
+            numbers = [estimate(chosen(frame, task, count, method)) for frame in sources]
+            rows.append((method_name(one), text(str(one.role)), *numbers))
+        seeds = int(group.groupby("method").size().max())
+        tables.append(
+            Table(
+                anchor("methods", task, f"T{count}"),
+                f"{task}, T = {count}",
+                f"{replicated(seeds)}; mean ± 95 % t interval; less is better; forgetting + is worse.",
+                ("method", "role", *heads),
+                rows,
+                frozenset(range(2, 2 + len(heads))),
             )
+        )
     return tables
 
 
-def _chosen(frame: pd.DataFrame, task: object, count: object, method: str) -> pd.Series:
-    return frame.loc[(frame.task == task) & (frame.n_concepts == count) & (frame.method == method), "value"]
+def difference_tables(results: Results) -> list[Table]:
+    """Every method minus plain SeqLoRA, on linear layers and on images."""
+    found = [difference_table(results, metric) for metric in HEADLINES]
+    return [table for table in found if table is not None]
 
 
-def difference_table(results: Results, reference: str = "seqlora") -> Table | None:
+def difference_table(results: Results, metric: str, reference: str = "seqlora") -> Table | None:
     """Every method minus plain SeqLoRA, paired by concepts and noise."""
-    cells = results.cells
-    metric = next((name for name in HEADLINES if (cells.metric == name).any()), None)
-    if metric is None or not (cells.method == reference).any():
+    final = replications(results.cells, metric, "final")
+    if not (final.method == reference).any():
         return None
-    difference = paired_difference(replications(cells, metric, "final"), reference)
+    difference = paired_difference(final, reference)
     sign = 1 if METRICS[metric].orientation == "lower" else -1
     rows = []
     for row in each(difference[difference.method != reference]):
@@ -138,10 +72,10 @@ def difference_table(results: Results, reference: str = "seqlora") -> Table | No
         half = (row.high - row.low) / 2
         shown = f"{row.mean:+.3f} ± {half:.3f}" if row.replications > 1 else f"{row.mean:+.3f}"
         task = f"{row.task}, T = {row.n_concepts}"
-        rows.append((text(task), text(str(row.pretty_name)), text(str(row.role)), Entry(shown, row.mean),
+        rows.append((text(task), method_name(row), text(str(row.role)), Entry(shown, row.mean),
                      number(row.replications), text(verdict)))  # fmt: skip
     return Table(
-        "differences",
+        f"differences-{metric}",
         f"Every method minus SeqLoRA: {METRICS[metric].pretty_name} of the merged model",
         "Paired differences over seeds and orders with 95 % t intervals, not corrected for their number.",
         ("task", "method", "role", "difference", "pairs", "by the interval"),
@@ -228,3 +162,6 @@ def machines(results: Results) -> Table:
     note = "Cells with the same fingerprint must agree to rounding."
     heads = ("fingerprint", "revision", "processor", "device", "threads", "precision", "Python", "cells", "dates")
     return Table("machines", "Where it was computed", note, heads, rows, frozenset({7}))
+
+
+__all__ = ["Entry", "Table", "all_tables", "to_markdown"]

@@ -68,12 +68,13 @@ def _panel(panel: Axes, data: pd.DataFrame) -> None:
 
 FIGURE = FigureSpec(
     name="frontier",
-    title="C8: what no rank-r update can beat",
+    title="C8: what no last step can beat, layer by layer",
     section="theory",
     inputs=("synthetic", "minilm"),
     select=select,
     headline=describe,
     caption=(
+        "One last step on one layer, against the exact optimum; methods over whole sequences come further down. "
         "Adaptation: share of what the last concept wants that the update gives it. Forgetting: energy that the same "
         "update adds to the earlier concepts' outputs, as a share of what they want (log). The line is the exact best "
         "over all rank-r updates as the penalty weight γ runs; up and left is better, and nothing lies above the line. "

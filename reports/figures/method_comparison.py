@@ -1,4 +1,4 @@
-"""Every method on every linear or image task: final error or similarity, and forgetting, with intervals over seeds."""
+"""Every method on every linear task: final error and forgetting, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from reports.sources import Results
 from reports.statistics import intervals, replications
 from reports.style import INK, headline, look, panels, plain_ticks
 
-HEADLINES = ("relative_error", "identity", "identity_similarity")  # R matrices that have a row of panels here
+HEADLINES = ("relative_error", "identity")  # what tables rank methods by: on linear layers, and on images
 COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications"]
 QUANTITIES = {"final": "after the last concept", "forgetting": "forgetting"}
 
 
 def select(results: Results) -> pd.DataFrame:
-    """Final value and forgetting of the headline metrics, at the longest sequence of every task."""
-    cells = results.cells
-    parts = []
-    for metric in (name for name in HEADLINES if (cells.metric == name).any()):
-        for quantity in QUANTITIES:
-            found = intervals(replications(cells, metric, quantity))
-            parts.append(found.assign(metric=metric, quantity=quantity))
-    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    """Final value and forgetting of the relative error, at the longest sequence of every task."""
+    metric, parts = "relative_error", []
+    for quantity in QUANTITIES:
+        found = intervals(replications(results.linear, metric, quantity))
+        parts.append(found.assign(metric=metric, quantity=quantity))
+    data = pd.concat(parts, ignore_index=True)
     if len(data):
         data = data[data.n_concepts == data.groupby("task").n_concepts.transform("max")]
     return data.reindex(columns=COLUMNS).dropna(subset=["mean"])
@@ -37,16 +35,16 @@ def describe(data: pd.DataFrame) -> str:
     """Who is best, and where SeqLoRA stands with and without penalty, by task; references do not count."""
     says = []
     for (task, metric), group in groups(data[data.quantity == "final"], ["task", "metric"]):
-        order = _ranking(group[group.role != "reference"], metric)
+        order = ranking(group[group.role != "reference"], metric)
         places = {"SeqLoRA": "seqlora", "with penalty": "seqlora-penalty"}
-        where = [f"{name} {_ordinal(order.index(key) + 1)}" for name, key in places.items() if key in order]
+        where = [f"{name} {ordinal(order.index(key) + 1)}" for name, key in places.items() if key in order]
         says.append(
             f"{task}: {look(order[0]).label} is best of {len(order)}" + (", " if where else "") + ", ".join(where)
         )
     return "; ".join(says)
 
 
-def _ranking(final: pd.DataFrame, metric: str) -> list[str]:
+def ranking(final: pd.DataFrame, metric: str) -> list[str]:
     """Methods from best to worst."""
     return list(final.sort_values("mean", ascending=METRICS[metric].orientation == "lower", kind="stable").method)
 
@@ -58,10 +56,10 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most)
     for index, (task, metric) in enumerate(tasks):
         group = data[(data.task == task) & (data.metric == metric)]
-        order = _ranking(group[group.quantity == "final"], metric)
+        order = ranking(group[group.quantity == "final"], metric)
         for column, (quantity, label) in enumerate(QUANTITIES.items()):
             panel = axes[2 * index + column]
-            _dots(panel, group[group.quantity == quantity], order, named=narrow or column == 0)
+            dots(panel, group[group.quantity == quantity], order, named=narrow or column == 0)
             name = METRICS[metric].pretty_name
             panel.set_xlabel(f"{name}, {label}" if quantity == "final" else f"{label} (+ is worse)")
             if quantity == "final" and metric == "relative_error":
@@ -72,9 +70,18 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     return figure
 
 
-def _dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool) -> None:
+def dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool, logarithmic: bool = True) -> None:
+    """One row a method: mean and interval; controls and references are marked, SeqLoRA's names are bold.
+
+    Args:
+        panel: where.
+        data: one row a method.
+        order: methods from top to bottom.
+        named: whether to write their names.
+        logarithmic: whether a wide range of positive values may be drawn on a logarithmic axis.
+    """
     lowest, highest = data["mean"].min(), data["mean"].max()
-    logarithmic = lowest > 0 and highest / lowest > 20
+    logarithmic = logarithmic and lowest > 0 and highest / lowest > 20
     for row in each(data):
         style = look(str(row.method), order.index(str(row.method)))
         spread = None if np.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
@@ -94,14 +101,15 @@ def _dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool) -> Non
     panel.set_ylim(len(order) - 0.4, -0.6)
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th."""
     suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
     return f"{number}{suffix}"
 
 
 FIGURE = FigureSpec(
     name="method_comparison",
-    title="Methods compared: merged error and forgetting",
+    title="Merged error and forgetting of every method",
     section="methods",
     inputs=("bench",),
     select=select,

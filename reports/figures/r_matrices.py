@@ -1,4 +1,4 @@
-"""R[t, j]: the metric on every concept after every stage, one heat map a method."""
+"""R[t, j] on linear layers: the error on every concept after every stage, one heat map a method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
-from reports.figures.method_comparison import HEADLINES
 from reports.frames import distinct
 from reports.sources import Results
 from reports.style import CHEAP, headline, in_order, look, panels
@@ -20,14 +19,22 @@ LARGEST = 8  # stages that fit with numbers in them
 
 def select(results: Results) -> pd.DataFrame:
     """Means over seeds of the lower triangle; of each task, the longest sequence that fits."""
-    cells = results.cells
-    whole = cells[(cells.kind == "matrix") & (cells.layer == "") & cells.metric.isin(HEADLINES)]
+    whole = triangles(results.linear, "relative_error")
+    real = [name for name in whole.task.unique() if not name.startswith("linear-synthetic")]
+    return means(whole[whole.task.isin(real or list(whole.task[:1]))])
+
+
+def triangles(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Lower triangles of R of the continual methods, at the longest sequence of each task that fits."""
+    whole = cells[(cells.kind == "matrix") & (cells.layer == "") & (cells.metric == metric)]
     whole = whole[(whole.stage >= whole.concept) & (whole.n_concepts <= LARGEST) & (whole.role != "reference")]
+    return whole[whole.n_concepts == whole.groupby("task").n_concepts.transform("max")]
+
+
+def means(whole: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, methods in the order of the legend."""
     if whole.empty:
         return pd.DataFrame(columns=COLUMNS)
-    whole = whole[whole.n_concepts == whole.groupby("task").n_concepts.transform("max")]
-    real = [name for name in whole.task.unique() if not name.startswith("linear-synthetic")]
-    whole = whole[whole.task.isin(real or [whole.task.iloc[0]])]
     keys = ["task", "metric", "n_concepts", "method", "stage", "concept"]
     found = whole.groupby(keys, sort=False).value.agg(["mean", "count"]).reset_index()
     found = found[found.method != "base"]  # one number everywhere
@@ -96,7 +103,7 @@ def _heat(panel: Axes, R: np.ndarray, low: float, high: float, lower_is_better: 
 
 FIGURE = FigureSpec(
     name="r_matrices",
-    title="R matrices: every concept after every stage",
+    title="R matrices: the error on every concept after every stage",
     section="methods",
     inputs=("bench",),
     select=select,

@@ -22,7 +22,7 @@ WATCHED = ("seqlora", "seqlora-penalty", "penalty-only")
 
 def select(results: Results) -> pd.DataFrame:
     """Just-trained gain and forgetting energy, at the longest sequence of every linear task."""
-    cells = results.cells
+    cells = results.linear
     gain = replications(cells, "relative_error", "just_trained")
     gain = intervals(gain.assign(value=1 - gain.value))
     lost = intervals(_changed(cells))
@@ -86,13 +86,14 @@ def _point(panel: Axes, row: pd.Series, index: int) -> None:
 
 FIGURE = FigureSpec(
     name="tradeoff",
-    title="Adaptation against forgetting, every method",
+    title="Adaptation against forgetting of whole sequences, every method",
     section="methods",
     inputs=("bench",),
     select=select,
     headline=describe,
     caption=(
-        "Up: share of what a concept wants that the model gives right after learning it, on held-out activations. "
+        "Whole sequences of T concepts, averaged over layers (C8: one last step against its optimum). Up: share of "
+        "what a concept wants that the model gives right after learning it, on held-out activations. "
         "Across: how much later stages changed that concept's output, ‖(M_T - M_j) X_j‖² / ‖Y_j‖² (log). Up and left "
         "is better. Mean over seeds and 95 % t intervals."
     ),

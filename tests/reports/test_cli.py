@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.regression import history
 from reports import __main__ as cli
 from reports import build
 
@@ -25,18 +26,26 @@ def test_what_exists_is_reported_and_the_rest_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(folder / "timing", tmp_path / "results" / "timing")
+    monkeypatch.setattr(history, "PATH", tmp_path / "no history.csv")
     code, out, err = run(
         capsys, monkeypatch, "build", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")
     )
     assert code == 0
     assert out.strip() == str(tmp_path / "out" / "index.html")
     missing = [line for line in err.splitlines() if line.startswith("missing: ")]
-    assert len(missing) == 3
-    for command in ("--layers synthetic", "--layers minilm", "python -m bench run"):
+    assert len(missing) == 5
+    commands = (
+        "--layers synthetic",
+        "--layers minilm",
+        "run --suite ci",
+        "run --suite images",
+        "python -m bench history",
+    )
+    for command in commands:
         assert sum(command in line for line in missing) == 1
     page = (tmp_path / "out" / "index.html").read_text()
     assert 'id="timing_ratios"' in page
-    assert "no benchmark cells are stored" in page
+    assert "no benchmark cells of linear layers are stored" in page
 
 
 def test_table_missing_from_a_source_is_named(folder: Path, tmp_path: Path) -> None:

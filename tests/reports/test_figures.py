@@ -38,7 +38,7 @@ def test_every_figure_is_saved_with_its_numbers_and_command(spec: FigureSpec, re
         assert np.asarray(image.convert("L")).std() > 5
 
 
-@pytest.mark.parametrize("name", ["tightness", "rank_star", "capacity", "method_comparison"])
+@pytest.mark.parametrize("name", ["tightness", "rank_star", "method_comparison", "gallery", "layer_energy"])
 def test_nothing_but_the_saved_numbers_is_drawn(name: str, built: Path) -> None:
     """Drawn again from the CSV alone, the figure is the same to the byte."""
     saved = built.parent / "figures" / name

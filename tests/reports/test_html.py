@@ -143,6 +143,34 @@ def test_images_are_embedded_and_lazy(results: Results, tmp_path: Path) -> None:
     assert str(images[0]["src"]).startswith("data:image/png;base64,")
 
 
+def test_sheets_stand_next_to_their_references_with_scores(results: Results) -> None:
+    strips, left_out = gallery.strips(results)
+    assert left_out == []
+    assert len(strips) == 12  # six methods, two lengths, the lowest seed
+    strip = next(s for s in strips if "T = 3" in s.title and "gamma=0.2" in s.title)
+    assert list(strip.heads) == ["reference", "after 1", "after 2", "after 3"]
+    assert [[bool(picture.source) for picture in row] for _, row in strip.rows] == [
+        [True, True, True, True], [True, False, True, True], [True, False, False, True],
+    ]  # fmt: skip
+    assert strip.rows[0][0] == "person0"
+    record = next(r for r in results.records if r.cell.method.endswith("0.2") and r.cell.n_concepts == 3)
+    R = record.matrix("identity")
+    assert R is not None
+    assert strip.rows[0][1][3].score == f"{R.values[2, 0]:.2f}"
+    images = [attributes for tag, attributes in parse(page(results, [], [], [])) if tag == "img"]
+    assert len(images) == 6 * (5 + 9)  # T references and T (T + 1) / 2 images a method, T = 2 and 3
+    assert {attributes["loading"] for attributes in images} == {"lazy"}
+
+
+def test_long_sequences_show_the_first_people_just_trained_and_last(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "PEOPLE", 2)
+    strip = next(s for s in gallery.strips(results)[0] if "T = 3" in s.title)
+    assert list(strip.heads) == ["reference", "just trained", "after 3"]
+    assert len(strip.rows) == 2
+
+
 def test_budget_of_images_is_kept_and_said(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "MOST", 100)
     Image.effect_noise((64, 64), 50).save(tmp_path / "face.png")

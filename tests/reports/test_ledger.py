@@ -32,7 +32,19 @@ def test_every_claim_is_there_with_verdict_and_evidence(results: Results) -> Non
 
 
 def test_rows_are_in_the_order_of_the_claims(results: Results) -> None:
-    assert [row.claim for row in ledger.rows(results)] == ["C1", "C2", "C3", "C3r", "C4", "C5", "C6", "C7", "C8"]
+    assert [row.claim for row in ledger.rows(results)] == [
+        "C1",
+        "C2",
+        "C3",
+        "C3r",
+        "C4",
+        "C5",
+        "C6",
+        "C7",
+        "C8",
+        "C9",
+        "C10",
+    ]
 
 
 def test_a_failure_stands_in_the_row_and_in_the_summary(results: Results) -> None:
@@ -64,6 +76,19 @@ def test_a_claim_that_was_not_checked_says_how(results: Results) -> None:
     assert row.findings[0].kind == "not checked"
     assert "python -m theory" in row.findings[0].evidence
     assert all(row.findings for row in ledger.rows(replace(results, claims=[])))
+
+
+def test_claims_about_pictures_have_their_own_source(results: Results) -> None:
+    row = next(row for row in ledger.rows(results) if row.claim == "C9")
+    assert row.title == "Layer energies predict what people see"
+    assert [found.layers for found in row.findings] == ["images"]
+    assert "python -m bench predict" in row.findings[0].evidence
+    judged = stored(results, "C1").model_copy(update={"claim": "C9", "layers": "images", "evidence": "rho .5"})
+    found = replace(results, claims=[*results.claims, judged], suites={**results.suites, "images": "9 cells"})
+    rows = {row.claim: row for row in ledger.rows(found)}
+    assert rows["C9"].findings[0].evidence == "rho .5"
+    assert {found.layers for found in rows["C1"].findings} == {"synthetic"}
+    assert any(line.startswith("On images: 1 hold (C9)") for line in ledger.summary(ledger.rows(found)))
 
 
 def test_broken_checks_come_first(results: Results) -> None:

@@ -23,7 +23,10 @@ def test_everything_is_read(results: Results) -> None:
     assert {claim.claim for claim in results.claims} >= {"C1", "C2", "C3", "C3r", "C4", "C5", "C6", "C7", "C8"}
     assert results.sources == ["synthetic"]
     assert results.suites == {"synthetic": "smoke"}
-    assert len(results.records) == 21
+    assert len(results.records) == 21 + 24
+    assert len(results.history) == 6
+    assert all(results.has[name] for name in ("synthetic", "bench", "images", "timing", "history"))
+    assert not results.has["minilm"]
     assert results.ratios[0].name == "copy / product"
     table = results.table("C3", "violations")
     assert {"source", "family", "delta", "rate"} <= set(table.columns)
@@ -34,7 +37,7 @@ def test_collected_parquet_gives_the_same_table(results: Results, copy: Path) ->
     write_parquet(copy / "bench" / "mine.parquet", "mine", results.records)
     shutil.rmtree(copy / "bench" / "cells")
     collected = load(copy)
-    assert not collected.records
+    assert [record.to_cell() for record in collected.records] == [record.to_cell() for record in results.records]
     pd.testing.assert_frame_equal(collected.cells, results.cells)
 
 
@@ -42,7 +45,7 @@ def test_damaged_cells_are_left_out_and_said(copy: Path) -> None:
     path = next(iter((copy / "bench").glob("cells/*/*/*.json")))
     path.write_text(path.read_text()[:-20])
     found = load(copy)
-    assert len(found.records) == 20
+    assert len(found.records) == 44
     assert found.damaged == [f"1 damaged cells in {copy / 'bench'} are left out"]
 
 
@@ -91,6 +94,26 @@ def test_other_bad_files_are_named(copy: Path) -> None:
     (copy / "bench" / "ci.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(StoredFileError, match=r"ci\.parquet was not written by `python -m bench collect`"):
         load(copy)
+
+
+def test_bad_history_is_named(copy: Path) -> None:
+    path = copy / "history.csv"
+    path.write_text(path.read_text().replace("0.02", "little"))
+    with pytest.raises(StoredFileError, match=r"history\.csv was not written by `python -m bench history`") as error:
+        load(copy)
+    assert "\n" not in str(error.value)
+    path.write_text("revision,metric\na,b\n")
+    with pytest.raises(StoredFileError, match=r"history\.csv is no history"):
+        load(copy)
+
+
+def test_history_of_the_folder_comes_before_that_of_the_repository(results: Results, copy: Path) -> None:
+    other = (copy / "history.csv").rename(copy / "past.csv")
+    assert load(copy).history.empty
+    pd.testing.assert_frame_equal(load(copy, other).history, results.history)
+    shutil.copy(other, copy / "history.csv")
+    other.write_text("not read")
+    assert len(load(copy, other).history) == 6
 
 
 def test_no_folder() -> None:

@@ -46,7 +46,8 @@ def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
 def test_replications_are_cells_not_concepts_or_layers(results: Results) -> None:
     final = replications(results.cells, "relative_error", "final")
     assert final.groupby("method").size().eq(3).all()
-    for record in results.records:
+    linear = [record for record in results.records if record.cell.task.startswith("linear")]
+    for record in linear:
         matrix = record.matrix("relative_error")
         assert matrix is not None
         stored = final[(final.method == record.cell.method) & (final.seed == record.cell.seed)].value

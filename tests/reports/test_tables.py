@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -19,20 +21,26 @@ def test_methods_with_intervals(results: Results) -> None:
     table = named(results, "methods")
     assert table.note.startswith("3 replications")
     row = next(row for row in table.rows if row[0].text == "SeqLoRA")
-    finals = [r.matrix("relative_error").values[-1].mean() for r in results.records if r.cell.method == "seqlora"]
+    linear = [r for r in results.records if r.cell.task.startswith("linear")]
+    finals = [r.matrix("relative_error").values[-1].mean() for r in linear if r.cell.method == "seqlora"]
     assert row[2].text.startswith(f"{np.mean(finals):.3f} ± ")
     assert row[2].sort == pytest.approx(np.mean(finals))
     assert [row[1].text for row in table.rows if row[0].text.startswith("joint")] == ["reference"]
 
 
 def test_differences_say_which_way_they_go(results: Results) -> None:
-    rows = named(results, "differences").rows
-    assert len(rows) == 6
+    for metric, sign, methods in (("relative_error", 1, 6), ("identity", -1, 10)):
+        rows = named(results, f"differences-{metric}").rows
+        assert len(rows) == methods
+        assert_told(rows, sign)
+
+
+def assert_told(rows: Sequence[tuple[Entry, ...]], sign: int) -> None:
     for row in rows:
         if row[-1].text == "better than SeqLoRA":
-            assert row[3].sort < 0
+            assert sign * row[3].sort < 0
         elif row[-1].text == "worse than SeqLoRA":
-            assert row[3].sort > 0
+            assert sign * row[3].sort > 0
         else:
             assert row[-1].text == "not told apart"
 
@@ -41,7 +49,7 @@ def test_rank_star_timing_settings_and_machines(results: Results) -> None:
     assert named(results, "rank-star").columns[-1] == "r*"
     assert named(results, "timing").rows[0][0].text == "copy / product"
     assert any("gamma = 1.0" in row[-1].text for row in named(results, "settings").rows)
-    assert sum(row[7].sort for row in named(results, "machines").rows) == 21
+    assert sum(row[7].sort for row in named(results, "machines").rows) == 45
 
 
 def test_markdown_is_a_pipe_table() -> None:

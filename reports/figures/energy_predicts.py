@@ -1,0 +1,77 @@
+"""C9: do the layers' forgetting energies predict what is lost in the pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.prediction import points_of, predict
+from reports.figures.api import FigureSpec
+from reports.image_cells import names
+from reports.sources import Results
+from reports.style import INK, headline, in_order, legend_below, look, panels, points
+
+COLUMNS = ["task", "n_concepts", "method", "order", "seed", "energy", "drop", "correlation", "low", "high",
+           "within", "within_low", "within_high", "cells"]  # fmt: skip
+FLOOR = 1e-9  # an energy of 0 has no place on a logarithmic axis
+
+
+def select(results: Results) -> pd.DataFrame:
+    """A point for every concept and later stage of every image cell; Spearman's correlation and its interval."""
+    kept = [record for record in results.records if len(points_of(record))]
+    if len(kept) < 2:
+        return pd.DataFrame(columns=COLUMNS)
+    found = predict(kept, np.random.default_rng(0))  # fixed, so that the same results give the same page
+    rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop}
+            for record in kept for energy, drop in points_of(record)]  # fmt: skip
+    inside = found.readings["within"]
+    summary = {"correlation": found.correlation, "low": found.low, "high": found.high, "cells": found.cells,
+               "within": inside.value, "within_low": inside.low, "within_high": inside.high}  # fmt: skip
+    return pd.DataFrame(rows).assign(**summary)[COLUMNS]
+
+
+def describe(data: pd.DataFrame) -> str:
+    """The correlation, and whether its interval excludes zero."""
+    one = data.iloc[0]
+    overall, within = _told(one.correlation, one.low, one.high), _told(one.within, one.within_low, one.within_high)
+    return f"Spearman's correlation of layer energy and lost identity: {overall}; within methods: {within}"
+
+
+def _told(value: float, low: float, high: float) -> str:
+    if not np.isfinite(low):
+        return f"{value:.2f}, without an interval" if np.isfinite(value) else "not defined"
+    said = "below zero" if high < 0 else "above zero" if low > 0 else "not told apart from none"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], {said}"
+
+
+def draw(data: pd.DataFrame, narrow: bool) -> Figure:
+    """One panel, one series a method."""
+    figure, (panel,) = panels(1, narrow, height=3.4)
+    for index, method in enumerate(in_order(data.method)):
+        part, style = data[data.method == method], look(method, index)
+        panel.plot(part.energy.clip(lower=FLOOR), part["drop"], alpha=0.75, markersize=4, label=style.label,
+                   **points(style))  # fmt: skip
+    panel.axhline(0, color=INK, linewidth=0.8)
+    panel.set(xscale="log", xlabel="forgetting energy, mean over layers", ylabel="identity lost, R[j, j] - R[t, j]")
+    panel.set_title(", ".join(dict.fromkeys(names(data.task).values())))
+    legend_below(figure, [panel], 4)
+    headline(figure, describe(data))
+    return figure
+
+
+FIGURE = FigureSpec(
+    name="energy_predicts",
+    title="C9: layer energies against lost identity",
+    section="images",
+    inputs=("images",),
+    select=select,
+    headline=describe,
+    caption=(
+        "Each point is a person and a later stage of one run: forgetting energy averaged over the diffusion model's "
+        "layers (log) against the identity similarity lost since the person was learnt. Within methods: ranks taken "
+        "inside each method, so that a method which forgets more does not make the relation by itself. 95 % intervals "
+        "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise."
+    ),
+    draw=draw,
+)

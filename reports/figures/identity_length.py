@@ -1,0 +1,100 @@
+"""Identity and text alignment against the number of people in one model."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.metrics import METRICS
+from reports.figures.api import FigureSpec
+from reports.frames import distinct, groups
+from reports.image_cells import names
+from reports.sources import IMAGE_METRIC, Results
+from reports.statistics import AXES, intervals, replications
+from reports.style import headline, in_order, legend_below, look, panels
+
+COLUMNS = ["task", "axis", "metric", "method", "concepts", "mean", "low", "high", "replications"]
+SHOWN = (IMAGE_METRIC, "clip_text")
+AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so far"}
+
+
+def select(results: Results) -> pd.DataFrame:
+    """Merged value by length of the sequence; where a task has one length only, by stage of that sequence."""
+    cells, parts = results.images, []
+    for task, group in groups(cells, "task"):
+        axis = "sequences" if group.n_concepts.nunique() > 1 else "stages"
+        for metric in SHOWN:
+            values = replications(group, metric, "final") if axis == "sequences" else _stages(group, metric)
+            by = AXES if axis == "sequences" else [*AXES, "stage"]
+            found = intervals(values, by)
+            concepts = found.n_concepts if axis == "sequences" else found.stage + 1
+            parts.append(found.assign(task=task, axis=axis, metric=metric, concepts=concepts.astype(int)))
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return data.reindex(columns=COLUMNS).dropna(subset=["mean"])
+
+
+def _stages(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean over j <= t of R[t, j], one number a cell and stage."""
+    rows = cells[(cells.kind == "matrix") & (cells.metric == metric) & (cells.layer == "")]
+    rows = rows[rows.concept <= rows.stage]
+    return rows.groupby([*AXES, "order", "seed", "stage"], sort=False).value.mean().reset_index()
+
+
+def describe(data: pd.DataFrame) -> str:
+    """What is left at the right end, by method: best, SeqLoRA with and without penalty, plain sum."""
+    says, short = [], names(data.task)
+    for task, group in groups(data[data.metric == IMAGE_METRIC], "task"):
+        first, last = group.concepts.min(), group.concepts.max()
+        end = group[group.concepts == last].set_index("method")["mean"].sort_values(ascending=False)
+        start = group[group.concepts == first].set_index("method")["mean"]
+        told = list(
+            dict.fromkeys([end.index[0], *(m for m in ("seqlora-penalty", "seqlora", "plain-sum") if m in end)])
+        )
+        texts = [f"{look(m).label} {start[m]:.2f} to {end[m]:.2f}" for m in told if m in start]
+        says.append(f"{short[task]}: identity from {first} to {last} people: {', '.join(texts)}")
+    return "; ".join(says)
+
+
+def draw(data: pd.DataFrame, narrow: bool) -> Figure:
+    """A row a task: identity left, CLIP-T right; one line a method."""
+    tasks, short = distinct(data, ["task", "axis"]), names(data.task)
+    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=2.7)
+    for index, (task, axis) in enumerate(tasks):
+        for panel, metric in zip(axes[2 * index : 2 * index + 2], SHOWN, strict=True):
+            part = data[(data.task == task) & (data.metric == metric)]
+            _lines(panel, part)
+            panel.set(xlabel=AXIS[axis], ylabel=METRICS[metric].pretty_name, title=short[task])
+    legend_below(figure, axes, 4)
+    headline(figure, describe(data))
+    return figure
+
+
+def _lines(panel: Axes, data: pd.DataFrame) -> None:
+    methods = in_order(data.method)
+    for index, method in enumerate(methods):
+        style, part = look(method, index), data[data.method == method].sort_values("concepts")
+        beside = part.concepts * 1.012 ** (index - len(methods) / 2)  # intervals side by side
+        spread = [part["mean"] - part.low, part.high - part["mean"]]
+        panel.errorbar(beside, part["mean"], yerr=spread, color=style.colour, marker=style.marker, mfc=style.face,
+                       elinewidth=0.8, capsize=0, linewidth=1, label=style.label)  # fmt: skip
+    counts = sorted(data.concepts.unique())
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(counts, [str(count) for count in counts])
+    panel.minorticks_off()
+
+
+FIGURE = FigureSpec(
+    name="identity_length",
+    title="Identity and CLIP-T against the number of people",
+    section="images",
+    inputs=("images",),
+    select=select,
+    headline=describe,
+    caption=(
+        "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where sequences "
+        "of several lengths were run, a point is a sequence of T people after its last stage; otherwise the stages of "
+        "one sequence. CLIP-T is printed beside identity because it rises when identity is lost."
+    ),
+    draw=draw,
+)

@@ -1,0 +1,41 @@
+"""Which image cells a figure or table shows, and how their tasks and methods are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from bench.schema import CellRecord
+
+GAMMA_CURVE = ("seqlora", "seqlora-penalty")  # the same method but for the weight of its penalty
+
+
+def longest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one number of concepts a task: the largest that was run more than once, else the largest.
+
+    Args:
+        rows: with columns task, n_concepts, order and seed.
+    """
+    chosen = {}
+    for task, group in rows.groupby("task", sort=False):
+        runs = group[["n_concepts", "order", "seed"]].drop_duplicates().groupby("n_concepts").size()
+        several = runs[runs > 1]
+        chosen[task] = (several if len(several) else runs).index.max()
+    return rows[rows.n_concepts == rows.task.map(chosen)]
+
+
+def names(tasks: Iterable[str]) -> dict[str, str]:
+    """A short name for every task: its kind where that says which, otherwise kind and options."""
+    every = list(dict.fromkeys(tasks))
+    kinds = [task.partition(":")[0] for task in every]
+    return {task: kind if kinds.count(kind) == 1 else task for task, kind in zip(every, kinds, strict=True)}
+
+
+def gammas(records: Iterable[CellRecord]) -> dict[str, float]:
+    """Weight of the forgetting penalty of every SeqLoRA variant with orthogonal bases, by method."""
+    found = {}
+    for record in records:
+        if record.cell.method.partition(":")[0] in GAMMA_CURVE:
+            found[record.cell.method] = float(record.settings.get("gamma") or 0.0)
+    return found

@@ -1,0 +1,166 @@
+"""Figures and tables of image cells: what is drawn is what was measured, for the cells that the caption names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.prediction import predict
+from bench.schema import CellRecord
+from reports import image_tables, sheets
+from reports.figures import FIGURES
+from reports.figures.method_comparison import HEADLINES
+from reports.image_cells import gammas, longest, names
+from reports.sources import Results
+from reports.statistics import t_interval
+
+
+@pytest.fixture
+def people(results: Results) -> list[CellRecord]:
+    return [record for record in results.records if record.matrix("identity") is not None]
+
+
+def final(people: list[CellRecord], method: str, count: int) -> list[float]:
+    chosen = [record for record in people if (record.cell.method, record.cell.n_concepts) == (method, count)]
+    return [float(record.matrix("identity").values[-1].mean()) for record in chosen]
+
+
+def test_headlines_are_metrics_of_the_two_families(results: Results) -> None:
+    assert set(HEADLINES) <= set(results.cells.metric)
+    assert (results.images.metric == HEADLINES[1]).any()
+    assert (results.linear.metric == HEADLINES[0]).any()
+    assert set(results.linear.task).isdisjoint(results.images.task)
+
+
+def test_identity_by_length_is_the_mean_over_people_then_seeds(results: Results, people: list[CellRecord]) -> None:
+    data = FIGURES["identity_length"].select(results)
+    assert set(data.axis) == {"sequences"}
+    for method in ("plain-sum", "seqlora-penalty"):
+        for count in (2, 3):
+            row = data[(data.method == method) & (data.concepts == count) & (data.metric == "identity")].iloc[0]
+            expected = t_interval(np.array(final(people, method, count)))
+            assert (row["mean"], row.low, row.high) == pytest.approx((expected.mean, expected.low, expected.high))
+
+
+def test_one_length_is_shown_by_stages(results: Results, people: list[CellRecord]) -> None:
+    one = replace(results, cells=results.cells[results.cells.n_concepts == 3])
+    data = FIGURES["identity_length"].select(one)
+    assert set(data.axis) == {"stages"}
+    row = data[(data.method == "fusion") & (data.concepts == 2) & (data.metric == "identity")].iloc[0]
+    R = [r.matrix("identity").values for r in people if r.cell.method == "fusion" and r.cell.n_concepts == 3]
+    assert row["mean"] == pytest.approx(np.mean([matrix[1, :2].mean() for matrix in R]))
+
+
+def test_tradeoff_is_just_trained_against_lost(results: Results, people: list[CellRecord]) -> None:
+    data = FIGURES["image_tradeoff"].select(results).set_index("method")
+    R = [r.matrix("identity").values for r in people if r.cell.method == "seqlora" and r.cell.n_concepts == 3]
+    assert data.adaptation["seqlora"] == pytest.approx(np.mean([np.diag(matrix).mean() for matrix in R]))
+    lost = [(np.diag(matrix) - matrix[-1])[:-1].mean() for matrix in R]
+    assert data.forgetting["seqlora"] == pytest.approx(np.mean(lost))
+    assert dict(data.gamma.dropna()) == {"seqlora": 0.0, "seqlora-penalty": 1.0, "seqlora-penalty:gamma=0.2": 0.2}
+
+
+def test_who_is_beaten_is_counted(results: Results) -> None:
+    spec = FIGURES["image_tradeoff"]
+    data = spec.select(results)
+    assert "γ = 0 by " in spec.headline(data)
+    better = data.assign(adaptation=data.adaptation + 1.0, forgetting=-1.0, method="rival", gamma=np.nan).iloc[:1]
+    told = spec.headline(pd.concat([data, better]))
+    before, after = (
+        int(text.split("γ = 1 by ")[1].split(",")[0].split(";")[0]) for text in (spec.headline(data), told)
+    )
+    assert after == before + 1
+
+
+def test_prediction_is_that_of_the_bench(results: Results, people: list[CellRecord]) -> None:
+    data = FIGURES["energy_predicts"].select(results)
+    expected = predict(people, np.random.default_rng(1))
+    assert data.correlation.iloc[0] == pytest.approx(expected.correlation)
+    assert len(data) == len(expected.points)
+    np.testing.assert_allclose(np.sort(data["drop"]), np.sort(expected.points[:, 1]))
+    assert data.low.iloc[0] <= expected.correlation <= data.high.iloc[0]
+    within = expected.readings["within"]
+    assert data.within.iloc[0] == pytest.approx(within.value)
+    told = FIGURES["energy_predicts"].headline
+    assert told(data.assign(low=-0.2, high=0.3)).split(";")[0].endswith("not told apart from none")
+    assert told(data.assign(within_low=-0.2, within_high=-0.1)).endswith("below zero")
+
+
+def test_energies_and_bounds_of_every_layer(results: Results) -> None:
+    data = FIGURES["layer_energy"].select(results)
+    layers, bounds = data[data.panel == "layers"], data[data.panel == "bounds"]
+    assert set(layers.layer) == {f"block.{k}" for k in range(4)}
+    assert len(bounds) == sum(len(record.claims) for record in results.records)
+    assert (bounds.energy <= bounds.bound).all()
+    headline = FIGURES["layer_energy"].headline
+    assert f"C3, plain form on {len(bounds)} of {len(bounds)} (median " in headline(data)
+    broken = data.assign(holds=data.holds.where(data.panel != "bounds", False))
+    assert f"C3, plain form on 0 of {len(bounds)} (median " in headline(broken)
+
+
+def test_leakage_of_one_and_of_two_people_in_a_picture(results: Results) -> None:
+    data = FIGURES["leakage"].select(results)
+    assert set(data.groupby("picture").size()) == {6}
+    sums = data[data.method == "plain-sum"].set_index("picture")
+    assert sums.others.to_dict() == pytest.approx(
+        {"one person a picture": 0.15, "two people, plain prompt": 0.1, "two people, regional": 0.02}
+    )
+    own = sums.own / sums.own["one person a picture"]
+    assert own["two people, regional"] == pytest.approx(0.9)
+    table = next(table for table in image_tables.leakage_tables(results) if table.name.endswith("T3"))
+    assert {"to others, largest", "other, regional", "own, drawn by the world"} <= set(table.columns)
+
+
+def test_gallery_holds_the_very_images(results: Results) -> None:
+    data = FIGURES["gallery"].select(results)
+    assert set(data.n_concepts) == {3}
+    assert set(data.seed) == {0}
+    shown = data.set_index(["method", "concept", "when"]).webp
+    trained = sheets.decode(shown["plain-sum", 0, "just trained"]).astype(int)
+    merged = sheets.decode(shown["plain-sum", 0, "merged"]).astype(int)
+    kept = sheets.decode(shown["token-only", 0, "merged"]).astype(int)
+    np.testing.assert_allclose(merged.mean((0, 1)) - 128, (trained.mean((0, 1)) - 128) / 4, atol=6)
+    np.testing.assert_allclose(kept.mean((0, 1)), trained.mean((0, 1)), atol=6)
+    assert len(data[data.when == "reference"]) == 3
+
+
+def test_cost_follows_the_cells(results: Results) -> None:
+    data = FIGURES["cost_length"].select(results)
+    people = data[data.task.str.startswith("portraits")]
+    assert set(people.n_concepts) == {2, 3}
+    assert people[people.quantity == "stored_bytes_per_concept"]["mean"].eq(4.0).all()  # kB
+    table = image_tables.cost_tables(results)[0]
+    assert {"3.000 ± 0.000", "4.000 ± 0.000"} <= {entry.text for row in table.rows for entry in row}
+
+
+def test_image_table_prints_text_alignment_beside_identity(results: Results) -> None:
+    table = next(t for t in image_tables.method_tables(results) if t.name.endswith("T3"))
+    assert {"identity, merged", "CLIP-T", "face found", "drift"} <= set(table.columns)
+    assert [row[0].text for row in table.rows if "gamma" in row[0].text] == ["seqlora-penalty in words (gamma=0.2)"]
+
+
+def test_history_says_what_moved_and_which_way(results: Results) -> None:
+    spec = FIGURES["history"]
+    data = spec.select(results)
+    last = data.revision == data.revision.iloc[-1]
+    quiet = data.assign(mean=0.5, low=0.4, high=0.6)
+    assert spec.headline(quiet).endswith("at the last one: no number")
+    moved = quiet.assign(mean=quiet["mean"].where(~(last & (data.number == "identity.final")), 0.3))
+    assert spec.headline(moved).endswith("at the last one: SeqLoRA final identity 0.5 to 0.3, worse")
+    assert len(data) == 6
+    assert (data.high - data["mean"]).iloc[0] == pytest.approx(2.364624 * 0.02 / 8**0.5, rel=1e-6)
+
+
+def test_longest_that_was_repeated() -> None:
+    rows = pd.DataFrame({"task": "a", "n_concepts": [2, 2, 4, 4, 8], "order": 0, "seed": [0, 1, 0, 1, 0]})
+    assert set(longest(rows).n_concepts) == {4}
+    assert set(longest(rows[rows.seed == 0]).n_concepts) == {8}
+
+
+def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
+    assert names(["portraits:steps=2", "photos:a"]) == {"portraits:steps=2": "portraits", "photos:a": "photos"}
+    assert names(["portraits:steps=2", "portraits"])["portraits:steps=2"] == "portraits:steps=2"
+    assert gammas(people)["seqlora"] == 0.0
