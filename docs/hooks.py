@@ -2,8 +2,9 @@
 
 A page says `<!-- claim C1 -->` where the statement of a claim belongs and `<!-- measured C1 -->` where its rows of
 `reports/published/ledger.md` do, so that neither can drift from the code or from the last published run;
-`<!-- options -->` becomes the table of `SeqLoRAConfig`. Figures of that run are served as `figures/<name>.png`.
-Nothing is loaded from the network, neither here nor by the pages.
+`<!-- options -->` becomes the table of `SeqLoRAConfig`. Figures of that run are served as `figures/<name>.png`;
+`<!-- figure name -->` shows one, or the command that draws it while it is not published. Nothing is loaded from the
+network, neither here nor by the pages.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 LEDGER = ROOT / "reports" / "published" / "ledger.md"
 FIGURES = ROOT / "reports" / "published" / "figures"
+ON_IMAGES = ("C9", "C10")  # judged on stored image cells, which are run apart from the claims about layers
 ORIGINS = {
     "abstract": "a reconstruction: the abstract asserts it in words, the formula is ours",
     "ours": "ours: the abstract does not say it",
 }
-DIRECTIVE = re.compile(r"<!-- (claim|measured|options) ?(\w*) -->")
+DIRECTIVE = re.compile(r"<!-- (claim|measured|options|figure) ?(\w*) -->")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in statements, measurements and options."""
-    parts = {"claim": statement, "measured": measured, "options": options}
+    parts = {"claim": statement, "measured": measured, "options": options, "figure": figure}
     return DIRECTIVE.sub(lambda match: parts[match[1]](match[2]), markdown)
 
 
@@ -51,8 +53,9 @@ def statement(claim: str) -> str:
     """Title, LaTeX and origin of a claim, as the code has them."""
     import theory.claims  # noqa: F401 (registers the claims)
     from theory.api import CLAIMS
+    from theory.claims.images import STATEMENTS
 
-    known = CLAIMS[claim]
+    known = CLAIMS.get(claim) or STATEMENTS[claim]
     return (
         f'!!! abstract "{claim}: {known.title}"\n\n    $$\n    {known.statement}\n    $$\n\n'
         f"    Origin: {ORIGINS[known.source]}.\n"
@@ -62,6 +65,12 @@ def statement(claim: str) -> str:
 def measured(claim: str) -> str:
     """The claim's rows of the published ledger, one paragraph a source of layers."""
     rows = [line for line in LEDGER.read_text(encoding="utf-8").splitlines() if line.startswith(f"| **{claim}** ")]
+    if not rows and claim in ON_IMAGES:
+        return (
+            "The last published run has no row for it. Make one on the models that you have:\n\n```sh\n"
+            "python -m bench run --suite images --out results/bench\n"
+            "python -m bench predict --out results/bench --json results/theory/images.json\n```\n"
+        )
     if not rows:
         raise PluginError(f"{LEDGER} has no row for {claim}; publish a run that checks it")
     text = []
@@ -69,6 +78,13 @@ def measured(claim: str) -> str:
         _, _, layers, verdict, evidence, controls = (cell.strip() for cell in row.strip("| ").split(" | "))
         text.append(f'!!! quote "{layers}"\n\n    {verdict}\n\n    {evidence}\n\n    Controls: {controls}.\n')
     return "\n".join(text)
+
+
+def figure(name: str) -> str:
+    """A published figure, or how to draw it."""
+    if (FIGURES / f"{name}.png").is_file():
+        return f"![{name.replace('_', ' ')}](../figures/{name}.png)"
+    return f"Not among the published figures yet: `python -m reports figure {name} --results results` draws it."
 
 
 def options(_: str) -> str:

@@ -25,8 +25,10 @@ from bench.cli import MOUNTED
 from bench.cli import app as bench_app
 from bench.registry import load
 from reports.__main__ import app as reports_app
+from reports.figures import FIGURES
 from theory.__main__ import app as theory_app
 from theory.api import CLAIMS
+from theory.claims.images import STATEMENTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -124,6 +126,19 @@ def test_every_claim_has_a_page_with_statement_derivation_control_and_measuremen
     assert claim == "C3r" or "## Derivation" in text or claim == "C8"
 
 
+def test_claims_about_images_have_pages_too(hooks: ModuleType) -> None:
+    assert set(hooks.ON_IMAGES) == set(STATEMENTS)
+    for claim in STATEMENTS:
+        text = text_of(DOCS / "theory" / f"{claim.lower()}.md")
+        assert {f"<!-- claim {claim} -->", f"<!-- measured {claim} -->"} <= set(text.splitlines())
+        assert "that must fail" in text
+        assert STATEMENTS[claim].statement in hooks.statement(claim)
+        assert hooks.measured(claim)
+    named = {name for page in PAGES for name in re.findall(r"<!-- figure (\w+) -->", text_of(page))}
+    assert named <= set(FIGURES)
+    assert named
+
+
 def test_claims_and_measurements_come_from_code_and_ledger(hooks: ModuleType) -> None:
     filled = hooks.on_page_markdown("<!-- claim C2 -->\n<!-- measured C2 -->\n<!-- options -->")
     assert CLAIMS["C2"].statement in filled
@@ -141,7 +156,7 @@ def test_every_formula_can_be_set(page: Path, hooks: ModuleType) -> None:
 
 
 def test_every_statement_can_be_set_and_an_unknown_command_is_refused(hooks: ModuleType) -> None:
-    for claim in CLAIMS.values():
+    for claim in (*CLAIMS.values(), *STATEMENTS.values()):
         hooks.mathml(claim.statement, True, claim.id)
     with pytest.raises(PluginError, match="nosuchcommand"):
         hooks.mathml(r"\nosuchcommand{x}", True, "here")
