@@ -9,6 +9,7 @@ from scipy import stats
 from bench.regression.decision import FAMILY_LEVEL
 from bench.regression.margins import load_margins, practical_margin
 from bench.regression.numbers import GATED
+from bench.regression.pilot import DISTURBED
 from bench.regression.power import detection_probability, markdown, power_row
 from bench.suites import SUITES
 from theory.stattest import hoeffding_half_width
@@ -59,7 +60,7 @@ def test_margins_are_a_quarter_of_a_standard_deviation_rounded_up() -> None:
 def test_the_committed_pilot_covers_the_gated_cells_and_its_margins_follow_from_it() -> None:
     file = load_margins()
     assert file.seeds >= 20
-    assert file.disturbed >= 8
+    assert file.disturbed >= DISTURBED
     known = {(gate.task, gate.method, gate.n_concepts) for gate in file.gates}
     linear = {(c.task, c.method, c.n_concepts) for c in SUITES["gate"].cells() if c.task.startswith("linear")}
     assert linear <= known
