@@ -9,8 +9,8 @@ behind the parts that are already fused:
 
 Activations are summed into Gram matrices, concept by concept, so that memory does not grow with their number. Because
 later parts depend on the fused earlier ones, every concept is recorded anew at each stage; that needs its LoRA and
-words, not its images. The text encoder is adapted, and fused, with `text_encoder=True` only: methods are compared on the
-same layers. Left out of the published training: its attention regulariser and masked loss, which need masks; noise
+words, not its images. The text encoder is adapted, and fused, with `text_encoder=True` only: methods are compared on
+the same layers. Left out of the published training: its attention regulariser and masked loss, which need masks; noise
 offset, which zero-terminal-SNR noise makes superfluous; the text encoder's own, lower rate.
 """
 
