@@ -142,7 +142,7 @@ def test_bad_input_is_one_line_and_the_right_code(
         (2, ("compare", blessed, stored, "--timing", stranger), "was not written by `python -m bench timing"),
         (2, ("compare", blessed, stored, "--margins", stranger), "was not written by `python -m bench pilot"),
         (2, ("bless", tmp_path / "nowhere"), "does not exist"),
-        (2, ("bless", filled(tmp_path / "three", seeds=(0, 1, 2))), "3 finished seeds; at least 8"),
+        (2, ("bless", filled(tmp_path / "three", seeds=(0, 1, 2))), "3 finished seeds, at least 8 needed"),
         (2, ("history", blessed, "--file", stranger), "is no history"),
     ]
     for code, arguments, message in cases:
