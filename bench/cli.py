@@ -60,7 +60,7 @@ CPUS = os.cpu_count() or 1
 WORTH_WORKERS = 20.0  # seconds of work below which starting worker processes (each imports torch) saves nothing
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the store.")]
-SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci, images or full.")]
+SuiteName = Annotated[str, typer.Option("--suite", help="smoke, ci, gate, images or full.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task (repeatable).")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method (repeatable).")]
 Concepts = Annotated[str, typer.Option("--concepts", help="Numbers of concepts: 2,4,8.")]
