@@ -52,7 +52,7 @@ def harass(folder: Path, kills: int) -> dict[str, Any]:
     root = Path(__file__).parents[2]
     command = [sys.executable, str(Path(__file__).with_name("chaos.py")), str(folder), str(kills)]
     variables = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    options: dict[str, Any] = {"cwd": root, "env": variables, "timeout": 300, "start_new_session": True}
+    options: dict[str, Any] = {"cwd": root, "env": variables, "timeout": 1500, "start_new_session": True}
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

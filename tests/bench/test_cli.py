@@ -55,6 +55,25 @@ def test_a_dry_run_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_counts_what_retry_failed_would_compute(
+    scripted: ScriptedTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(cell: Cell, context: Context) -> None:
+        if cell.method == "seqlora":
+            raise ValueError("no luck")
+
+    scripted.script = fail
+    options = ["--task", "scripted", "--concepts", "2", "--method", "base", "--method", "seqlora"]
+    options += ["--out", str(tmp_path)]
+    assert bench("run", *options, "--executor", "serial") == 3
+    for more, count in (([], 0), (["--retry-failed"], 1), (["--force"], 2)):
+        capsys.readouterr()
+        assert bench("run", *options, "--dry-run", *more) == 0
+        shown = capsys.readouterr()
+        assert len(shown.out.splitlines()) == count
+        assert f"{count} of 2 cells to run, about" in shown.err
+
+
 def test_failed_cells_give_3(scripted: ScriptedTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(cell: Cell, context: Context) -> None:
         if cell.method == "seqlora":

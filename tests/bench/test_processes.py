@@ -18,6 +18,7 @@ from bench.executors import EXECUTORS, Loky, Resources
 from bench.runner import Job, run
 from bench.store import Store
 from bench.suites import SUITES
+from seqlora.errors import UnwritableError
 
 # About 0.1 s a cell, so that a run lasts long enough to be killed in its middle.
 TASK = "linear-synthetic:width=128,samples=400"
@@ -136,3 +137,31 @@ def test_a_dying_worker_takes_no_other_cell_along(tmp_path: Path) -> None:
     cells = [Cell("task", "method", 1, 0, seed) for seed in range(4)]
     outcomes = {o.cell.seed: o.status for o in Loky(Resources(2, 1, "", tmp_path)).map(die, cells)}
     assert outcomes == {0: "done", 1: "died", 2: "done", 3: "done"}
+
+
+def full(cell: Cell):
+    """Work that finds the disk full."""
+    raise UnwritableError("cannot write here: No space left on device; free space or choose another folder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scheduler"), [("loky", ""), ("dask", ""), ("submitit", "local")])
+def test_a_full_disk_in_a_worker_stops_the_run_with_its_line(name: str, scheduler: str, tmp_path: Path) -> None:
+    executor = EXECUTORS[name](Resources(2, 1, scheduler, tmp_path))
+    cells = [Cell("task", "method", 1, 0, seed) for seed in range(3)]
+    with pytest.raises(UnwritableError, match="No space left on device; free space"):
+        list(executor.map(full, cells))
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_runner_takes_its_workers_along(tmp_path: Path, undisturbed: dict[Cell, object]) -> None:
+    process = start(tmp_path, "--executor", "loky", "--workers", "2")
+    wait_for_cells(tmp_path, 3, process)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while left := alive(process.pid):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.1)
+    finish(start(tmp_path, "--executor", "serial"))
+    assert content(tmp_path) == undisturbed
