@@ -45,8 +45,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """Turn what arithmatex marked as a formula into MathML."""
-    return FORMULA.sub(lambda match: mathml(unescape(match[3]), match[2] == "[", page.file.src_uri), html)
+    """Turn what arithmatex marked as a formula into MathML.
+
+    Raises:
+        PluginError: a formula that arithmatex took for words, because no empty line stands around it.
+    """
+    where = page.file.src_uri
+    done = FORMULA.sub(lambda match: mathml(unescape(match[3]), match[2] == "[", where), html)
+    if "$$" in re.sub(r"<code.*?</code>", "", done, flags=re.DOTALL):
+        raise PluginError(f"{where}: a formula between $$ needs an empty line before and after it")
+    return done
 
 
 def statement(claim: str) -> str:

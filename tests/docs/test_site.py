@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,6 +153,14 @@ def test_claims_and_measurements_come_from_code_and_ledger(hooks: ModuleType) ->
 def test_every_formula_can_be_set(page: Path, hooks: ModuleType) -> None:
     for display, inline in FORMULA.findall(prose(page)):
         assert hooks.mathml(display or inline, bool(display), page_id(page)).count("<math") == 1
+
+
+def test_a_formula_that_was_taken_for_words_is_refused(hooks: ModuleType) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="here.md"))
+    set_ = hooks.on_page_content('<p><span class="arithmatex">\\(x\\)</span> <code>$$</code></p>', page)
+    assert "<math" in set_
+    with pytest.raises(PluginError, match=r"here.md: a formula between \$\$"):
+        hooks.on_page_content("<p>so $$ x $$ is left</p>", page)
 
 
 def test_every_statement_can_be_set_and_an_unknown_command_is_refused(hooks: ModuleType) -> None:
