@@ -22,7 +22,7 @@ SECTIONS = {
     "methods": "Methods compared on linear layers",
     "images": "Methods compared on images",
     "cost": "Cost",
-    "history": "History of the gated metrics",
+    "past": "History of the gated metrics",
 }
 
 

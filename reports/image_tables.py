@@ -14,6 +14,7 @@ from reports.statistics import largest_values, mean_values, replications, timing
 from reports.style import in_order
 
 MERGED = ("detection", "face_found", "clip_text", "clip_image", "context")  # printed beside identity, always
+WAYS = {PLAIN: "plain prompt", REGIONAL: "regional", DRAWN: "drawn by the world"}  # how images of two came about
 COSTS = {
     "learn_seconds_per_concept": "s a concept",
     "merge_seconds": "s to merge",
@@ -50,19 +51,19 @@ def leakage_tables(results: Results) -> list[Table]:
         "to others, mean": mean_values(cells, "cross_similarity"),
         "to others, largest": largest_values(cells, "cross_similarity"),
     }
-    for how in (PLAIN, REGIONAL, DRAWN):
+    for how, words in WAYS.items():
         columns |= {
-            f"own, {how}": mean_values(cells, "region_identity", how),
-            f"other, {how}": mean_values(cells, "leakage", how),
-            f"face found, {how}": mean_values(cells, "region_face_found", how),
-            f"context, {how}": mean_values(cells, "region_context", how),
+            f"own, {words}": mean_values(cells, f"{how}region_identity"),
+            f"other, {words}": mean_values(cells, f"{how}leakage"),
+            f"face found, {words}": mean_values(cells, f"{how}region_face_found"),
+            f"context, {words}": mean_values(cells, f"{how}region_context"),
         }
     columns = {head: frame for head, frame in columns.items() if len(frame)}
     if len(columns) < 2:  # identity alone says nothing about others
         return []
     note = (
         "identity similarity of a person's images, or of a person's region in an image of two, to the own references "
-        f"(more is better) and to those of others (less is better; strangers have about 0). {DRAWN!r}: what a model "
+        f"(more is better) and to those of others (less is better; strangers have about 0). {WAYS[DRAWN]}: what one "
         "could reach."
     )
     return _tables(columns, "leakage", "who is in the picture", note)

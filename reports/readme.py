@@ -24,6 +24,7 @@ from seqlora.files import atomic_write
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 SOURCES = {"synthetic": "synthetic layers", "minilm": "MiniLM, a real transformer", "images": "generated images"}
+LONGEST = 120  # characters of evidence beside a verdict
 LINEAR = {"linear-synthetic": "synthetic", "linear-minilm": "MiniLM"}
 
 
@@ -75,11 +76,12 @@ def ledger_table(results: Results) -> str:
 
 
 def _verdict(found: ledger.Finding | None) -> str:
-    """In words, bold unless it plainly holds."""
+    """In words, bold unless it plainly holds, with the first piece of evidence where that is short."""
     if found is None or found.kind == "not checked":
         return "" if found is None else "not checked"
-    short = found.verdict.partition(":")[0]
-    return (short if found.kind == "holds" else f"**{short}**") + ("" if found.sound else "; a control did not fail")
+    short, first = found.verdict.partition(":")[0], re.split(r"[;:] |\. |\.$", found.evidence)[0]
+    parts = [short if found.kind == "holds" else f"**{short}**", first if len(first) <= LONGEST else ""]
+    return "; ".join([part for part in parts if part] + ([] if found.sound else ["a control did not fail"]))
 
 
 def methods_table(results: Results) -> str:

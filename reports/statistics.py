@@ -48,15 +48,9 @@ def replications(cells: pd.DataFrame, metric: str, item: str) -> pd.DataFrame:
     return cells.loc[whole, [*AXES, "order", "seed", "value"]]
 
 
-def mean_values(cells: pd.DataFrame, metric: str, item: str = "") -> pd.DataFrame:
-    """One number a cell: the mean over layers and concepts of a long-form value, e.g. "interference_ratio".
-
-    Args:
-        cells: long table.
-        metric: of the value.
-        item: only values whose item begins so.
-    """
-    rows = cells[(cells.kind == "value") & (cells.metric == metric) & cells.item.fillna("").str.startswith(item)]
+def mean_values(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One number a cell: the mean over layers and concepts of a long-form value, e.g. "interference_ratio"."""
+    rows = cells[(cells.kind == "value") & (cells.metric == metric)]
     by_layer = rows.groupby([*AXES, "order", "seed", "layer"], sort=False).value.mean()
     return by_layer.groupby([*AXES, "order", "seed"], sort=False).mean().reset_index()
 

@@ -16,7 +16,7 @@ from reports.style import settle, styled
 from seqlora.errors import StoredFileError
 from seqlora.files import atomic_write
 
-Section = Literal["theory", "methods", "images", "cost", "history"]
+Section = Literal["theory", "methods", "images", "cost", "past"]
 
 
 @dataclass(frozen=True)

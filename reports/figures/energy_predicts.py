@@ -14,7 +14,7 @@ from reports.style import INK, headline, in_order, legend_below, look, panels, p
 
 COLUMNS = ["task", "n_concepts", "method", "order", "seed", "energy", "drop", "correlation", "low", "high",
            "within", "within_low", "within_high", "cells"]  # fmt: skip
-FLOOR = 1e-9  # an energy of 0 has no place on a logarithmic axis
+FLOOR = 1e-9  # less is rounding
 
 
 def select(results: Results) -> pd.DataFrame:
@@ -48,9 +48,11 @@ def _told(value: float, low: float, high: float) -> str:
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel, one series a method."""
     figure, (panel,) = panels(1, narrow, height=3.4)
+    positive = data.energy[data.energy > FLOOR]
+    floor = positive.min() / 3 if len(positive) else FLOOR  # 0 has no place on a logarithmic axis: left of all others
     for index, method in enumerate(in_order(data.method)):
         part, style = data[data.method == method], look(method, index)
-        panel.plot(part.energy.clip(lower=FLOOR), part["drop"], alpha=0.75, markersize=4, label=style.label,
+        panel.plot(part.energy.clip(lower=floor), part["drop"], alpha=0.75, markersize=4, label=style.label,
                    **points(style))  # fmt: skip
     panel.axhline(0, color=INK, linewidth=0.8)
     panel.set(xscale="log", xlabel="forgetting energy, mean over layers", ylabel="identity lost, R[j, j] - R[t, j]")
@@ -69,8 +71,8 @@ FIGURE = FigureSpec(
     headline=describe,
     caption=(
         "Each point is a person and a later stage of one run: forgetting energy averaged over the diffusion model's "
-        "layers (log) against the identity similarity lost since the person was learnt. Within methods: ranks taken "
-        "inside each method, so that a method which forgets more does not make the relation by itself. 95 % intervals "
+        "layers (log; 0 at the left edge) against the identity lost since the person was learnt. Within methods: ranks "
+        "taken inside each method, so that a method which forgets more is not the relation itself. 95 % intervals "
         "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise."
     ),
     draw=draw,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,9 @@ from reports.style import FAINT, INK, headline, in_order, look, panels
 
 COLUMNS = ["task", "n_concepts", "seed", "method", "concept", "name", "when", "identity", "webp"]
 REFERENCE, TRAINED, FINAL = "reference", "just trained", "merged"
-PEOPLE = 3  # of a sequence: the first, who have most to lose
+PEOPLE = 4  # of a sequence: the first, who have most to lose
 NARROW_PEOPLE = 2
+SIDE = 0.84  # of an image, in columns; the rest is for its number
 
 
 def select(results: Results) -> pd.DataFrame:
@@ -72,7 +74,9 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One row a method, two images a person."""
     people = sorted(data.concept.unique())[: NARROW_PEOPLE if narrow else PEOPLE]
     methods = [REFERENCE, *in_order(data[data.method != REFERENCE].method)]
-    figure, (panel,) = panels(1, narrow, height=(0.86 if narrow else 0.92) * len(methods) + 0.5)
+    figure, (panel,) = panels(
+        1, narrow, height=min(0.93, (2.7 if narrow else 5.7) / (2 * len(people))) * len(methods) + 0.4
+    )
     for row, method in enumerate(methods):
         for _, part in groups(data[(data.method == method) & data.concept.isin(people)], "concept"):
             for image in each(part):
@@ -91,12 +95,15 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     return figure
 
 
-def _place(panel: Axes, image: pd.Series, column: int, row: int) -> None:
+def _place(panel: Axes, image: Any, column: int, row: int) -> None:
     """One image, its identity written under it."""
-    x = column + (0.5 if image.when == REFERENCE else 0)
-    panel.imshow(sheets.decode(image.webp), extent=(x, x + 0.9, row + 0.82, row), interpolation="none", zorder=2)
+    pixels = sheets.decode(image.webp)
+    height, width = (SIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+    middle = column + 0.45 + (0.5 if image.when == REFERENCE else 0)
+    extent = (middle - width / 2, middle + width / 2, row + height, row)
+    panel.imshow(pixels, extent=extent, interpolation="none", zorder=2)
     text = image.name if image.when == REFERENCE else "" if np.isnan(image.identity) else f"{image.identity:.2f}"
-    panel.text(x + 0.45, row + 0.84, text, ha="center", va="top", fontsize=6.5,
+    panel.text(middle, row + SIDE + 0.02, text, ha="center", va="top", fontsize=6,
                color=FAINT if image.when == REFERENCE else INK)  # fmt: skip
 
 

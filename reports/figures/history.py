@@ -80,7 +80,7 @@ def _lines(panel: Axes, data: pd.DataFrame, revisions: list[str]) -> None:
 FIGURE = FigureSpec(
     name="history",
     title="Gated numbers, revision by revision",
-    section="history",
+    section="past",
     inputs=("history",),
     select=select,
     headline=describe,

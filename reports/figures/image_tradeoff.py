@@ -37,9 +37,9 @@ def describe(data: pd.DataFrame) -> str:
     for task in dict.fromkeys(data.task):
         group = data[data.task == task]
         curve = group[group.gamma.notna()].sort_values("gamma")
-        texts = [f"γ = {row.gamma:g} by {_beaten(group, row)}" for row in each(curve)]
-        said = f"SeqLoRA is beaten in both: {', '.join(texts)}" if texts else "SeqLoRA was not run"
-        says.append(f"{short[task]}, T = {group.n_concepts.iloc[0]}, of {len(group) - 1} others: {said}")
+        texts = [f"{_beaten(group, row)} beat SeqLoRA with γ = {row.gamma:g}" for row in each(curve)]
+        said = f"of {len(group) - 1} other methods {', '.join(texts)} in both" if texts else "SeqLoRA was not run"
+        says.append(f"{short[task]}, T = {group.n_concepts.iloc[0]}: {said}")
     return "; ".join(says)
 
 

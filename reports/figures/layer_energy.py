@@ -13,7 +13,7 @@ from reports.sources import Results
 from reports.style import INK, cycled, headline, in_order, legend_below, look, panels
 
 COLUMNS = ["task", "n_concepts", "panel", "method", "layer", "check", "energy", "bound", "holds"]
-FLOOR = 1e-9  # below this share nothing was changed: rounding
+FLOOR = 1e-9  # below this share nothing was changed: rounding, which has no place on a logarithmic axis
 
 
 def select(results: Results) -> pd.DataFrame:
@@ -85,22 +85,24 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
 def _layers(panel: Axes, data: pd.DataFrame) -> None:
     order = list(dict.fromkeys(data.layer))
     for index, method in enumerate(in_order(data.method)):
-        style, part = look(method, index), data[data.method == method]
+        style, part = look(method, index), data[(data.method == method) & (data.energy > FLOOR)]
         places = [order.index(layer) + 1 for layer in part.layer]
-        panel.plot(places, part.energy.clip(lower=FLOOR), color=style.colour, marker=style.marker, mfc=style.face,
+        panel.plot(places, part.energy, color=style.colour, marker=style.marker, mfc=style.face,
                    markersize=3.5, linewidth=0.8, label=style.label)  # fmt: skip
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set(yscale="log", xlabel="layer, from input to output (names are in the CSV)", ylabel="forgetting energy")
 
 
 def _against(panel: Axes, data: pd.DataFrame) -> None:
+    data = data[(data.energy > FLOOR) & (data.bound > FLOOR)]
     for index, (check, part) in enumerate(groups(data, "check")):
         style = cycled(str(check), index)
-        panel.plot(part.bound.clip(lower=FLOOR), part.energy.clip(lower=FLOOR), linestyle="none", color=style.colour,
+        panel.plot(part.bound, part.energy, linestyle="none", color=style.colour,
                    marker=style.marker, mfc="none", markersize=4, alpha=0.8, label=style.label)  # fmt: skip
         broken = part[~part.holds.astype(bool)]
-        panel.plot(broken.bound.clip(lower=FLOOR), broken.energy.clip(lower=FLOOR), linestyle="none", color=INK,
+        panel.plot(broken.bound, broken.energy, linestyle="none", color=INK,
                    marker="x", markersize=6, label="broken too often" if len(broken) else None)  # fmt: skip
-    low, high = data[["bound", "energy"]].clip(lower=FLOOR).min().min(), data[["bound", "energy"]].max().max()
+    low, high = data[["bound", "energy"]].min().min(), data[["bound", "energy"]].max().max()
     panel.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--", label="energy = bound")
     panel.set(xscale="log", yscale="log", xlabel="bound, mean", ylabel="forgetting on held-out images, mean")
     panel.set_title("Every check: a layer, a method and a bound")
@@ -116,8 +118,9 @@ FIGURE = FigureSpec(
     caption=(
         "Share of what a concept's own update does on its activations that later stages changed, "
         "‖(M_T - M_j) X_j‖² / ‖ΔW_j X_j‖², mean over the earlier concepts and seeds (log). 1 means that as much was "
-        "changed as was learnt. Last panel: the same energy on held-out images against C3's bounds and against C4's "
-        "certificate, which knows no later concept; below the dashed line they lie above what was measured."
+        "changed as was learnt; a method that changes nothing has no point. Last panel: the same energy on held-out "
+        "images against C3's bounds and against C4's certificate, which knows no later concept; below the dashed line "
+        "they lie above what was measured."
     ),
     draw=draw,
 )

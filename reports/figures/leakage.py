@@ -25,7 +25,7 @@ def select(results: Results) -> pd.DataFrame:
     pairs = {
         ONE: (replications(cells, IMAGE_METRIC, "final"), mean_values(cells, "cross_similarity")),
         **{
-            title: (mean_values(cells, "region_identity", how), mean_values(cells, "leakage", how))
+            title: (mean_values(cells, f"{how}region_identity"), mean_values(cells, f"{how}leakage"))
             for how, title in COMPOSED.items()
         },
     }

@@ -16,6 +16,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from bench.api import Array, Cell, CellResult, MetricMatrix, Value
+from bench.composed import DRAWN, PLAIN, REGIONAL
 from bench.regression.history import COLUMNS
 from bench.runner import Job, compute
 from bench.schema import CellRecord, result_fields
@@ -137,12 +138,10 @@ def _people(T: int, loss: float, rng: np.random.Generator) -> CellResult:
     matrices += [MetricMatrix("forgetting_energy", _lower(F), nothing, nothing, layer) for layer, F in energies.items()]
     pairs = [(i, j) for i in range(T) for j in range(T) if i != j]
     values = [Value("identity", seen[t, j], stage=t, concept=j, item="prompt 0") for j in range(T) for t in range(j, T)]
-    values += [
-        Value(name, 0.3 * loss, concept=i, other=j) for i, j in pairs for name in ("cross_similarity", "leakage")
-    ]
-    for how, share in (("plain prompt", 0.5), ("regional", 0.9), ("drawn by the world", 1.0)):
-        values += [Value("region_identity", share * seen[-1, i], concept=i, other=j, item=f"{how} 0") for i, j in pairs]
-        values += [Value("leakage", 0.2 * (1 - share), concept=i, other=j, item=f"{how} 0") for i, j in pairs]
+    values += [Value("cross_similarity", 0.3 * loss, concept=i, other=j) for i, j in pairs]
+    for how, share in ((PLAIN, 0.5), (REGIONAL, 0.9), (DRAWN, 1.0)):
+        values += [Value(f"{how}region_identity", share * seen[-1, i], concept=i, other=j) for i, j in pairs]
+        values += [Value(f"{how}leakage", 0.2 * (1 - share), concept=i, other=j) for i, j in pairs]
     checks = [
         check_rate("C3, plain form: delta=0.1", 0, 32, 0.1, layer=name, forgetting=float(F[-1, 0]), bound=loss * T + 1)
         for name, F in energies.items()
