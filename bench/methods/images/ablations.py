@@ -98,7 +98,23 @@ class PenaltyWithBase(_Variant):
         return {"generic": True}
 
 
-ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase())
+@dataclass(frozen=True)
+class PenaltyGradientScale(_Variant):
+    """Layers count by how much the remembered losses react to their outputs, `s_l tr(B A Σ_past Aᵀ Bᵀ)`.
+
+    s_l is the squared output gradient, summed over tokens and averaged over outputs: G_past of the layer replaced by a
+    multiple of the identity, so that directions within a layer's output still count alike.
+    """
+
+    name = "penalty-gradient-scale"
+    pretty_name = "forgetting penalty, layers weighed by output gradients"
+
+    def changes(self) -> Mapping[str, Any]:
+        """See `_Variant.changes`."""
+        return {"forgetting_scale": "gradient"}
+
+
+ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase(), PenaltyGradientScale())
 GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Weights of the adaptation-forgetting curve."""
 CURVE = tuple(f"{SeqLoRAPenalty.name}:gamma={gamma}" for gamma in GAMMAS if gamma != SeqLoRAPenalty().gamma)

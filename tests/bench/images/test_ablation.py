@@ -160,6 +160,7 @@ def test_variants_change_what_they_say(workshop: ImageWorkshop) -> None:
 
     plain, usual = configuration("seqlora-penalty")
     assert configuration("penalty-uniform")[0].forgetting_scale == "none"
+    assert configuration("penalty-gradient-scale")[0].forgetting_scale == "gradient"
     assert configuration("penalty-sketch")[0].moments == "sketch"
     same, options = configuration("penalty-base-moments")
     assert (same, options) == (plain, {**usual, "generic": True})
