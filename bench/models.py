@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from bench.places import PIPELINE_FILES, base_folder, clip_folder, dino_folder, identity_path
+from bench.places import PIPELINE_FILES, UNREAD, base_folder, clip_folder, dino_folder, identity_path
 from bench.world import assets
 from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import sha256_of
 from seqlora.headers import check_folder
 
 Precision = Literal["float32", "bfloat16"]
-NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")  # folders of a pipeline
 JUDGE_FILES = ("*.json", "*.txt", "*.safetensors", "*.onnx")
 
 
@@ -108,7 +108,15 @@ class Models:
 def pipeline_hashes(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of what decides a pipeline: its configuration, words and weights."""
     files = {path.relative_to(folder).as_posix(): path for kind in PIPELINE_FILES for path in folder.glob(kind)}
-    return {name: file_hash(files[name]) for name in sorted(files) if name.split("/")[0] not in NOT_LOADED}
+    unread = [UNREAD] if variant(folder) else [UNREAD, "*.fp16.*", "*.fp16-*"]
+    read = [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in unread)]
+    return {name: file_hash(files[name]) for name in read}
+
+
+def variant(folder: Path) -> str | None:
+    """Which of a pipeline's weights are loaded: None is the plain ones, "fp16" those where there are no others."""
+    halves = {*folder.glob("unet/*.fp16.*"), *folder.glob("unet/*.fp16-*")}
+    return "fp16" if halves and not set(folder.glob("unet/*.safetensors")) - halves else None
 
 
 def file_hash(path: Path) -> str:
@@ -131,14 +139,12 @@ def load_pipeline(folder: Path, device: str) -> Any:
     from diffusers import StableDiffusionPipeline
 
     check_folder(folder)
-    halves = list(folder.glob("unet/*.fp16*.safetensors"))
-    whole = [path for path in folder.glob("unet/*.safetensors") if path not in halves]
     try:
         with without_bars():
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder,
                 dtype=torch.float32,
-                variant="fp16" if halves and not whole else None,
+                variant=variant(folder),
                 use_safetensors=True,
                 local_files_only=True,
                 safety_checker=None,

@@ -16,7 +16,12 @@ from seqlora.files import read_json
 
 PACKS = Path("~/.insightface/models")  # where insightface keeps its packs
 DEFAULT_TAG = "openai"  # weights of an open_clip architecture that is given without a tag
-PIPELINE_FILES = ("*.json", "*.txt", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors")
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")  # of a pipeline; no safety checker
+PIPELINE_FILES = (
+    "model_index.json",
+    *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt", "safetensors")),
+)
+UNREAD = "*.non_ema.*"  # weights beside those that a pipeline loads
 CLIP_FILES = ("open_clip_config.json", "*.safetensors", "tokenizer*", "vocab*", "merges*", "special_tokens*")
 DINO_FILES = ("config.json", "model.safetensors")
 
@@ -137,7 +142,10 @@ def from_hub(repository: str, patterns: Sequence[str], option: str, download: bo
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=not download))
+        local, wanted = not download, list(patterns)
+        return Path(
+            snapshot_download(repository, allow_patterns=wanted, ignore_patterns=UNREAD, local_files_only=local)
+        )
     except (OSError, ValueError) as error:  # what the hub's errors derive from
         if download:
             text = " ".join(str(error).split())[:200]

@@ -51,9 +51,7 @@ class ConceptImages:
             if SUBJECT not in template:
                 raise BadInputError(f"concept {self.name!r}: caption {template!r} lacks {{}} for the concept's token")
             if set(template.replace(SUBJECT, "")) & set("{}"):
-                raise BadInputError(
-                    f"concept {self.name!r}: caption {template!r} has braces besides {{}}; drop them"
-                )
+                raise BadInputError(f"concept {self.name!r}: caption {template!r} has braces besides {{}}; drop them")
         if self.masks is not None and self.masks.shape != self.training.shape[:3]:
             raise BadInputError(f"concept {self.name!r}: masks {self.masks.shape} do not fit the training images")
 
@@ -168,7 +166,7 @@ def _masks(files: Sequence[Path], folder: Path, size: int) -> NDArray[np.float32
             raise BadInputError(f"mask {mask} is missing; give every training image a mask, or none")
         if _decoded(mask).size != _decoded(path).size:
             raise BadInputError(f"mask {mask} has {_decoded(mask).size} pixels, its image {_decoded(path).size}")
-    return np.stack([read_image(path, size)[..., 0] for path in masks]).astype(np.float32) / 255
+    return np.stack([read_image(path, size)[..., 0] for path in masks]).astype(np.float32) / np.float32(255)
 
 
 def _captions(image: Path, folder: Path, templates: Sequence[str]) -> tuple[str, ...]:

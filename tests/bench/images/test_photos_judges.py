@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torchvision import transforms
 from bench.metrics.dino import DinoJudge
 from bench.metrics.faces import FaceJudge, calibrated, load_encoder
 from bench.metrics.identity import IdentityJudge
-from bench.models import Models
+from bench.models import Models, load_pipeline, pipeline_hashes, variant
 from bench.personalise.folders import concept_sources
 from bench.places import identity_path
 from bench.tasks.photo_judges import faceless, load_judges
@@ -215,3 +216,30 @@ def test_dino_reads_safetensors_only_and_whole(vit: tuple[Path, torch.nn.Module]
     (tmp_path / "model.safetensors").write_bytes(weights)
     with pytest.raises(StoredFileError, match=r"does not fit its config\.json"):
         DinoJudge(tmp_path)
+
+
+def test_a_base_is_its_loaded_files_and_half_precision_is_read_where_there_is_nothing_else(
+    photo_base: Path, tmp_path: Path
+) -> None:
+    names = set(pipeline_hashes(photo_base))
+    assert {"model_index.json", "scheduler/scheduler_config.json", "unet/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors", "vae/config.json", "tokenizer/tokenizer.json"} <= names  # fmt: skip
+    folder = tmp_path / "base"
+    shutil.copytree(photo_base, folder)
+    before = pipeline_hashes(folder)
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for unread in ("unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+                   "v1-5-pruned.safetensors"):  # fmt: skip
+        shutil.copy(unet, folder / unread)
+    assert pipeline_hashes(folder) == before
+    assert variant(folder) is None
+    (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").unlink()
+    for path in (unet, *folder.glob("vae/*.safetensors"), *folder.glob("text_encoder/*.safetensors")):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    assert variant(folder) == "fp16"
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in pipeline_hashes(folder)
+    assert load_pipeline(folder, "cpu").unet.dtype == torch.float32
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    with pytest.raises(StoredFileError) as broken:
+        load_pipeline(folder, "cpu")
+    assert "\n" not in str(broken.value)
