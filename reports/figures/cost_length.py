@@ -23,6 +23,8 @@ QUANTITIES = {
 def select(results: Results) -> pd.DataFrame:
     """Timings of one task of each kind, the one that was run with most numbers of concepts."""
     cells = results.cells[results.cells.status == "done"]
+    if cells.empty:
+        return pd.DataFrame(columns=COLUMNS)
     kinds = cells.task.str.partition(":")[0]
     tasks = [
         min(part.groupby("task").n_concepts.nunique().items(), key=lambda found: (-found[1], len(found[0])))[0]
