@@ -165,7 +165,7 @@ class Store:
         except DamagedFileError as error:
             raise CorruptRecordError(str(error)) from error
         except StoredFileError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise FileNotFoundError(path) from error
             raise  # not to be read now (a permission, a stale mount) is not corrupt: nothing may be set aside
         return parse(data, str(path))

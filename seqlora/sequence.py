@@ -152,6 +152,10 @@ class ConceptSequence(MergedModel):
                 )
             self._finish(name, head, loss, extra)
             finished = True
+        except NonFiniteError as error:
+            if repr(name) in str(error):
+                raise
+            raise NonFiniteError(f"concept {name!r}: {error}") from error
         finally:
             if not finished:  # leave the merged model as it was before this concept
                 self._clear_adapter()
