@@ -97,7 +97,7 @@ def _strip(record: CellRecord, store: Path, left_out: list[str]) -> Strip:
     title = f"{cell.task}, T = {cell.n_concepts}, seed {cell.seed}: {method}"
     heads: Sequence[str] = ()
     rows: Sequence[tuple[str, Sequence[Picture]]] = ()
-    pictures = []
+    pictures: list[Picture] = []
     for name, relative in sorted(record.artifacts.items()):
         if not _is_image(relative):
             continue

@@ -88,7 +88,14 @@ def cost_tables(results: Results) -> list[Table]:
     heads = ("task", "T", "method", *columns)
     note = "Mean over seeds ± 95 % t interval, measured in the runs. Shared trainings count for each method."
     return [
-        Table("cost", "Cost against the number of concepts", note, heads, rows, frozenset({1, *range(3, len(heads))}))
+        Table(
+            "cost-by-length",
+            "Cost against the number of concepts",
+            note,
+            heads,
+            rows,
+            frozenset({1, *range(3, len(heads))}),
+        )
     ]
 
 

@@ -11,6 +11,9 @@ from PIL import Image
 
 from reports import style
 
+OWN_ID = re.compile(  # ids that nothing refers to
+    r' id="(?:(?:figure|patch|axes|matplotlib\.axis|[xy]tick|line2d|text|legend|\w*Collection)_\d+|image[0-9a-f]+)"'
+)
 GLYPH = re.compile(r'<path id="([A-Za-z][\w-]*-[0-9a-f]+)" d="([^"]*)" transform="(scale\([^"]*)"/>')
 
 
@@ -54,7 +57,7 @@ def inline_svg(svg: str, prefix: str, label: str, glyphs: Glyphs) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = glyphs.collect(svg)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r' id="(?:figure|patch|axes|matplotlib\.axis|[xy]tick|line2d|text|legend|\w*Collection)_\d+"', "", svg)
+    svg = OWN_ID.sub("", svg)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(url\(#|href="#)(?!g\d+")', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{escape(label)}"', svg, count=1)

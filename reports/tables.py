@@ -14,7 +14,11 @@ from reports.style import in_order
 
 def all_tables(results: Results) -> list[Table]:
     """Every table that the results have numbers for."""
-    found = [*method_tables(results), *image_tables.all_tables(results), *difference_tables(results)]
+    found: list[Table | None] = [
+        *method_tables(results),
+        *image_tables.all_tables(results),
+        *difference_tables(results),
+    ]
     found += [smallest_rank(results), timing_table(results)]
     found += [settings_table(results), not_done(results), machines(results)]
     return [table for table in found if table is not None and table.rows]

@@ -32,7 +32,7 @@ def select(results: Results) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     places = pd.Series([(record.cell.task, record.cell.n_concepts) for record in records]).value_counts()
     task, count = max(place for place in places.index if places[place] == places.max())
-    rows = []
+    rows: list[dict[str, object]] = []
     for record in records:
         if (record.cell.task, record.cell.n_concepts) == (task, count):
             path = path_of(record, sheets.ARTIFACT, results.store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -76,7 +78,7 @@ def _curve(panel: Axes, curve: pd.DataFrame) -> None:
 
 def _point(panel: Axes, row: pd.Series, index: int) -> None:
     style = look(str(row.method), index)
-    error = {}
+    error: dict[str, Any] = {}
     if row.replications > 1:
         error = {
             "xerr": [[row.forgetting - row.forgetting_low], [row.forgetting_high - row.forgetting]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reports.figures.api import FigureSpec
 from reports.frames import groups
@@ -89,7 +90,7 @@ def _layers(panel: Axes, data: pd.DataFrame) -> None:
         places = [order.index(layer) + 1 for layer in part.layer]
         panel.plot(places, part.energy, color=style.colour, marker=style.marker, mfc=style.face,
                    markersize=3.5, linewidth=0.8, label=style.label)  # fmt: skip
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set(yscale="log", xlabel="layer, from input to output (names are in the CSV)", ylabel="forgetting energy")
 
 

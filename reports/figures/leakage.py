@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -62,7 +64,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         for index, method in enumerate(in_order(group.method)):
             for row in each(group[group.method == method]):
                 style = look(method, index)
-                spread = {} if row.replications < 2 else {
+                spread: dict[str, Any] = {} if row.replications < 2 else {
                     "xerr": [[row.others - row.others_low], [row.others_high - row.others]],
                     "yerr": [[row.own - row.own_low], [row.own_high - row.own]],
                 }  # fmt: skip

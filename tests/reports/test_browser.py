@@ -30,12 +30,16 @@ PROBE = """<script>
 const problems = [];
 addEventListener("error", (e) => problems.push(e.message || `cannot load ${e.target.tagName}`), true);
 addEventListener("unhandledrejection", (e) => problems.push(String(e.reason)));
-addEventListener("load", async () => {
+const copies = [];  // of the images within figures; the load event waits for them
+addEventListener("DOMContentLoaded", () => {
+  for (const image of document.querySelectorAll("svg image")) {
+    const copy = new Image(); copy.src = image.href.baseVal; copies.push(copy);
+  }
+});
+addEventListener("load", () => {
   for (const d of document.querySelectorAll("details")) d.open = true;
-  const pictures = [...document.images, ...[...document.querySelectorAll("svg image")].map((image) => {
-    const copy = new Image(); copy.src = image.href.baseVal; return copy; })];
-  let broken = 0;
-  for (const p of pictures) { p.loading = "eager"; try { await p.decode(); } catch { broken += 1; } }
+  const pictures = [...document.images, ...copies];
+  const broken = pictures.filter((p) => !p.complete || p.naturalWidth === 0).length;
   const clipped = (e) => e.closest(".scroll, pre, .formula, .sprite");
   const wide = [...document.body.querySelectorAll("*:not(svg *)")].filter((e) =>
     !clipped(e) && e.getBoundingClientRect().right > innerWidth + 1);
@@ -77,7 +81,8 @@ class Browser:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
     def probe(self, text: str, width: int, dark: bool) -> dict[str, Any]:
-        """What a reader's browser makes of a page: the page's own script runs, then ours."""
+        """What a reader's browser makes of a page, all images loaded: the page's own script runs, then ours."""
+        text = text.replace('loading="lazy"', "")
         (self.folder / "page.html").write_text(text.replace("<head>", f'<head><meta charset="utf-8">{PROBE}', 1))
         frame = self.folder / "frame.html"
         frame.write_text(FRAME % width)
