@@ -167,6 +167,11 @@ def learn_twice(place: Path) -> None:
     learn(sequence, "cat")
 
 
+def nan_loss(place: Path) -> None:
+    sequence = ConceptSequence(model(), CONFIG, place / "sequence")
+    list(sequence.learn("dog", [torch.ones(4, 8)] * 3, lambda module, batch: NAN * loss(module, batch)))
+
+
 def config(**changes: Any) -> Callable[[Path], Any]:
     return lambda place: SeqLoRAConfig.from_json({**CONFIG.to_json(), **changes})
 
@@ -350,7 +355,8 @@ CASES: dict[str, Case] = {
         ("dog.safetensors", "no checkpoint"),
         damage=write("sequence/partial/dog.safetensors", make.tensors({"W": make.entry([4])})),
     ),
-    "a loss that is NaN": Case(go_on(value=NAN), ("'dog'", "not finite"), code=3),
+    "a loss that is NaN": Case(nan_loss, ("'dog'", "loss is not finite"), code=3),
+    "batches that are NaN": Case(go_on(value=NAN), ("'dog'", "activations hold NaN"), code=3),
     "a concept without batches": Case(go_on(steps=0), ("'dog'", "no batches")),
     "a concept with a path for a name": Case(go_on(name="a/b"), ("'a/b'", "file name")),
     "a rank over capacity": Case(fresh(rank=5, planned_concepts=3), ("concepts of rank 5", "width is 8")),
