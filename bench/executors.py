@@ -7,6 +7,9 @@ may depend on the executor: threads are pinned and every random number is addres
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -101,7 +104,7 @@ class Loky:
         """Run `waiting` empty, or until a worker dies: the cells in flight are then added to `suspects`."""
         from joblib.externals.loky import ProcessPoolExecutor
 
-        pool = ProcessPoolExecutor(workers, initializer=ignore_interrupts, env=self.resources.environment)
+        pool = ProcessPoolExecutor(workers, initializer=serve_parent, env=self.resources.environment)
         running: dict[Future[Outcome], Cell] = {}
         try:
             while waiting or running:
@@ -221,12 +224,18 @@ EXECUTORS.add("dask", Dask)
 EXECUTORS.add("submitit", Submitit)
 
 
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C and SIGTERM to the parent process, which stops its workers itself."""
-    import signal
-
+def serve_parent() -> None:
+    """Leave Ctrl-C and SIGTERM to the parent process, which stops its workers itself; go when it is gone (kill -9)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)  # nothing is half-written that matters: a record is there whole or not at all
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _first_line(error: Exception) -> str:
