@@ -72,10 +72,11 @@ def statement(claim: str) -> str:
 
 def measured(claim: str) -> str:
     """The claim's rows of the published ledger, one paragraph a source of layers."""
-    rows = [line for line in LEDGER.read_text(encoding="utf-8").splitlines() if line.startswith(f"| **{claim}** ")]
+    lines = LEDGER.read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith(f"| **{claim}** ") and "| **not checked** |" not in line]
     if not rows and claim in ON_IMAGES:
         return (
-            "The last published run has no row for it. Make one on the models that you have:\n\n```sh\n"
+            "The last published run has not judged it. Make a row on the models that you have:\n\n```sh\n"
             "python -m bench run --suite images --out results/bench\n"
             "python -m bench predict --out results/bench --json results/theory/images.json\n```\n"
         )
