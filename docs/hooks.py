@@ -120,4 +120,6 @@ def mathml(latex: str, display: bool, where: str) -> str:
         raise PluginError(f"{where}: {left[0]} in {latex.strip()!r} cannot be set; write it another way")
     # A norm's right bar carries the exponent, so only the left one would grow with what is between them.
     text = text.replace("<mo>&#x02016;</mo>", '<mo fence="false" stretchy="false">&#x02016;</mo>')
+    # \overline comes as a dash of fixed length; the macron stretches over what is below it.
+    text = text.replace('<mo accent="true">&#x02015;</mo>', '<mo stretchy="true">&#x000AF;</mo>')
     return f'<div class="formula">{text}</div>' if display else text
