@@ -31,8 +31,9 @@ from bench.personalise.shared import Learnt
 from bench.personalise.studio import Update
 from seqlora.moments import ExactMoment
 
-# On tuning identities (portraits:split=tuning, T = 4) identity is the same from 1e-4 to 1e-1 and gone without a ridge;
-# from 1e-2 on the context follows the prompt as well. Chosen there, for all fusions.
+# Chosen on plain LoRAs of four tuning identities (portraits:split=tuning), one seed, three prompts: without a ridge
+# identity was gone; from 1e-4 to 1e-1 it was low and told no values apart; from 1e-2 on the context followed prompts.
+# That is weak evidence, from earlier weights of the world, and none for ED-LoRA: `fusion:ridge=...` repeats it.
 RIDGE = 1e-2
 
 
