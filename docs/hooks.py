@@ -28,6 +28,7 @@ ORIGINS = {
     "ours": "ours: the abstract does not say it",
 }
 DIRECTIVE = re.compile(r"<!-- (claim|measured|options|figure) ?(\w*) -->")
+OVERLINE = re.compile(r'<mover><mrow>((?:(?!<mover>).)*)</mrow><mo accent="true">&#x02015;</mo></mover>')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
@@ -120,6 +121,6 @@ def mathml(latex: str, display: bool, where: str) -> str:
         raise PluginError(f"{where}: {left[0]} in {latex.strip()!r} cannot be set; write it another way")
     # A norm's right bar carries the exponent, so only the left one would grow with what is between them.
     text = text.replace("<mo>&#x02016;</mo>", '<mo fence="false" stretchy="false">&#x02016;</mo>')
-    # \overline comes as a dash of fixed length; the macron stretches over what is below it.
-    text = text.replace('<mo accent="true">&#x02015;</mo>', '<mo stretchy="true">&#x000AF;</mo>')
+    # \overline comes as a dash of fixed length over the middle: draw the bar as a border instead.
+    text = OVERLINE.sub(r'<mrow class="overline">\1</mrow>', text)
     return f'<div class="formula">{text}</div>' if display else text

@@ -166,6 +166,7 @@ def test_a_formula_that_was_taken_for_words_is_refused(hooks: ModuleType) -> Non
 def test_every_statement_can_be_set_and_an_unknown_command_is_refused(hooks: ModuleType) -> None:
     for claim in (*CLAIMS.values(), *STATEMENTS.values()):
         hooks.mathml(claim.statement, True, claim.id)
+    assert 'class="overline"><mi>F</mi>' in hooks.mathml(r"\overline{F[t,j]} > 0", False, "here")
     with pytest.raises(PluginError, match="nosuchcommand"):
         hooks.mathml(r"\nosuchcommand{x}", True, "here")
 
