@@ -35,13 +35,9 @@ def check_image_encoder(path: str | Path) -> None:
     inputs = [_shape(value) for value in graph.input if value.name not in weights]
     outputs = [_shape(value) for value in graph.output]
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3 or min(inputs[0][2:]) < 1:
-        raise StoredFileError(
-            f"{path} takes inputs {inputs}, not images (n, 3, H, W); give an ArcFace file"
-        )
+        raise StoredFileError(f"{path} takes inputs {inputs}, not images (n, 3, H, W); give an ArcFace file")
     if len(outputs) != 1 or len(outputs[0]) != 2:
-        raise StoredFileError(
-            f"{path} gives outputs {outputs}, not embeddings (n, d); give an ArcFace file"
-        )
+        raise StoredFileError(f"{path} gives outputs {outputs}, not embeddings (n, d); give an ArcFace file")
 
 
 def check_session(path: str | Path, session: Any) -> None:

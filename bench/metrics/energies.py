@@ -52,7 +52,7 @@ def update_changes(stages: Sequence[Update]) -> MetricMatrix:
     """`‖M_t - M_j‖_F` over all layers together: what a predictor that knows no activations would look at."""
     T = len(stages)
     R, nothing = np.full((T, T), np.nan), np.full(T, np.nan)
-    for j, t in zip(*np.triu_indices(T), strict=True):
+    for j, t in ((j, t) for t in range(T) for j in range(t + 1)):
         squares = (float((stages[t][layer] - stages[j][layer]).double().square().sum()) for layer in stages[t])
         R[t, j] = sum(squares) ** 0.5
     return MetricMatrix("update_change", R, nothing, nothing)

@@ -171,7 +171,7 @@ def _cached_workshop(
     )
 
     def load() -> StableDiffusionPipeline:
-        pipeline = load_pipeline()
+        pipeline: Any = load_pipeline()
         if disturbed:
             disturb_weights(pipeline.unet, stream(seeds, disturbed))
         return pipeline
