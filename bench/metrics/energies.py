@@ -8,6 +8,7 @@ M_t is the merged update after stage t, ΔW_j what concept j learnt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -52,7 +53,9 @@ def update_changes(stages: Sequence[Update]) -> MetricMatrix:
     """`‖M_t - M_j‖_F` over all layers together: what a predictor that knows no activations would look at."""
     T = len(stages)
     R, nothing = np.full((T, T), np.nan), np.full(T, np.nan)
-    for j, t in ((j, t) for t in range(T) for j in range(t + 1)):
+    for j, t in product(range(T), repeat=2):
+        if t < j:
+            continue
         squares = (float((stages[t][layer] - stages[j][layer]).double().square().sum()) for layer in stages[t])
         R[t, j] = sum(squares) ** 0.5
     return MetricMatrix("update_change", R, nothing, nothing)

@@ -56,10 +56,10 @@ class _Variant(SeqLoRAPenalty):
 
 @dataclass(frozen=True)
 class PenaltyUniform(_Variant):
-    """One weight for all layers, in place of each layer's own (1 over its output energy).
+    """One weight for all layers and no relation to their energies or to the losses.
 
-    γ then multiplies raw energies: its default is the geometric mean of the weights that γ = 1 gives the layers of the
-    embedded world, rounded to a power of ten.
+    γ then multiplies raw energies: its default is the geometric mean of the weights that γ = 1 on the output scale
+    gives the layers of the embedded world, rounded to a power of ten.
     """
 
     name = "penalty-uniform"
@@ -99,22 +99,18 @@ class PenaltyWithBase(_Variant):
 
 
 @dataclass(frozen=True)
-class PenaltyGradientScale(_Variant):
-    """Layers count by how much the remembered losses react to their outputs, `s_l tr(B A Σ_past Aᵀ Bᵀ)`.
+class PenaltyOutputScale(SeqLoRAPenalty):
+    """Layers count by their own output energy: the penalty of the prototype, and the default of `SeqLoRAConfig`."""
 
-    s_l is the squared output gradient, summed over tokens and averaged over outputs: G_past of the layer replaced by a
-    multiple of the identity, so that directions within a layer's output still count alike.
-    """
+    name = "penalty-output-scale"
+    pretty_name = "forgetting penalty, relative to each layer's output energy"
+    role = "control"
 
-    name = "penalty-gradient-scale"
-    pretty_name = "forgetting penalty, layers weighed by output gradients"
-
-    def changes(self) -> Mapping[str, Any]:
-        """See `_Variant.changes`."""
-        return {"forgetting_scale": "gradient"}
+    gamma: float = 1.0
+    scale: str = "output"
 
 
-ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase(), PenaltyGradientScale())
-GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase(), PenaltyOutputScale())
+GAMMAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of the adaptation-forgetting curve."""
 CURVE = tuple(f"{SeqLoRAPenalty.name}:gamma={gamma}" for gamma in GAMMAS if gamma != SeqLoRAPenalty().gamma)

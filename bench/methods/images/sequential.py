@@ -18,7 +18,7 @@ class SeqLoRA(ImageMethod):
     in_sequence = True
     orthogonal: ClassVar[bool] = True
 
-    inner_steps: int = 4
+    inner_steps: int = 1
     start: str = "moments"
 
     def train(self, workshop: Workshop) -> list[Learnt]:
@@ -30,6 +30,7 @@ class SeqLoRA(ImageMethod):
                 inner_steps=self.inner_steps,
                 start=self.start,
                 forgetting_weight=self.forgetting_weight,
+                forgetting_scale=self.forgetting_scale,
             )
         )
 
@@ -38,20 +39,36 @@ class SeqLoRA(ImageMethod):
         """Weight γ of the forgetting penalty."""
         return 0.0
 
+    @property
+    def forgetting_scale(self) -> str:
+        """What layers are weighed by, see `SeqLoRAConfig`."""
+        return "output"
+
 
 @dataclass(frozen=True)
 class SeqLoRAPenalty(SeqLoRA):
-    """With the forgetting penalty from stored second moments."""
+    """With the forgetting penalty from stored second moments, layers weighed by how much past losses react to them.
+
+    On two tuning identities (one seed, an earlier state of the embedded world) the second one's identity and the
+    forgetting of the first were, without penalty, .68 and .57; on the output scale with γ = 1, .70 and .09; on the
+    gradient scale with γ = 10, .77 and -.01; with γ = 100, .67 and -.02.
+    """
 
     name = "seqlora-penalty"
     pretty_name = "SeqLoRA with forgetting penalty"
 
-    gamma: float = 1.0
+    gamma: float = 10.0
+    scale: str = "gradient"
 
     @property
     def forgetting_weight(self) -> float:
         """See `SeqLoRA.forgetting_weight`."""
         return self.gamma
+
+    @property
+    def forgetting_scale(self) -> str:
+        """See `SeqLoRA.forgetting_scale`."""
+        return self.scale
 
 
 @dataclass(frozen=True)

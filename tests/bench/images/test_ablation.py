@@ -109,7 +109,7 @@ def test_every_variant_is_compared_with_the_penalised_method_on_its_seeds() -> N
     rows = {str(row["method"]): row for row in ablations(groups(records(levels)))}
     assert set(rows) == {"seqlora-penalty", "seqlora", CURVE[0], "penalty-sketch"}
     assert rows["seqlora"]["gamma"] == 0.0
-    assert rows[CURVE[0]]["gamma"] == 0.03
+    assert rows[CURVE[0]]["gamma"] == 0.3
     assert rows["seqlora-penalty"]["final_difference"] == 0.0
     assert float(rows["seqlora"]["final_high"] or 0) < -0.3
     one = next(r for r in records(levels) if r.cell.method == "seqlora").matrix("identity")
@@ -160,11 +160,11 @@ def test_variants_change_what_they_say(workshop: ImageWorkshop) -> None:
 
     plain, usual = configuration("seqlora-penalty")
     assert configuration("penalty-uniform")[0].forgetting_scale == "none"
-    assert configuration("penalty-gradient-scale")[0].forgetting_scale == "gradient"
+    assert configuration("penalty-output-scale")[0].forgetting_scale == "output"
     assert configuration("penalty-sketch")[0].moments == "sketch"
     same, options = configuration("penalty-base-moments")
     assert (same, options) == (plain, {**usual, "generic": True})
-    assert plain.forgetting_scale == "output"
+    assert plain.forgetting_scale == "gradient"
     assert plain.moments == "exact"
 
 
@@ -199,4 +199,4 @@ def test_generic_prompts_name_the_class_and_batches_repeat(
     np.testing.assert_array_equal(first[0].latents, again[0].latents)
     assert not np.array_equal(first[0].latents, other[0].latents)
     assert not np.array_equal(first[0].latents, first[1].latents)
-    assert Cell("portraits", CURVE[0], 2).method.endswith("gamma=0.03")
+    assert Cell("portraits", CURVE[0], 2).method.endswith("gamma=0.3")
