@@ -159,17 +159,21 @@ def load_pipeline(folder: Path, device: str) -> Any:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """While open, diffusers and transformers load without progress bars of their own."""
+    """While open, diffusers and transformers load without progress bars and without remarks of their own."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
+    libraries = (diffusers_logging, transformers_logging)
+    spoken = [library.get_verbosity() for library in libraries]
+    for library in libraries:
         library.disable_progress_bar()
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        for library in (diffusers_logging, transformers_logging):
+        for library, verbosity in zip(libraries, spoken, strict=True):
             library.enable_progress_bar()
+            library.set_verbosity(verbosity)
 
 
 def available(device: str) -> str:

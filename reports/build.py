@@ -66,6 +66,7 @@ def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
     what = {
         "synthetic": "no claims were checked on synthetic layers",
         "minilm": "no claims were checked on MiniLM's layers",
+        "diffusion": "no claims were checked on layers of a diffusion model",
         "bench": "no benchmark cells of linear layers are stored",
         "images": "no benchmark cells of images are stored",
         "timing": "no timing ratios are stored",

@@ -23,7 +23,12 @@ from seqlora.errors import BadInputError, StoredFileError
 from seqlora.files import atomic_write
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
-SOURCES = {"synthetic": "synthetic layers", "minilm": "MiniLM, a real transformer", "images": "generated images"}
+SOURCES = {
+    "synthetic": "synthetic layers",
+    "minilm": "MiniLM, a real transformer",
+    "diffusion": "layers of the small diffusion model",
+    "images": "generated images",
+}
 LONGEST = 120  # characters of evidence beside a verdict
 LINEAR = {"linear-synthetic": "synthetic", "linear-minilm": "MiniLM"}
 

@@ -23,11 +23,13 @@ Scalar = float | int | str | bool | None
 COMMANDS = {
     "synthetic": "python -m theory --suite ci --layers synthetic --json results/theory/synthetic.json",
     "minilm": "python -m theory --suite ci --layers minilm --json results/theory/minilm.json",
+    "diffusion": "python -m theory --suite ci --layers diffusion --json results/theory/diffusion.json",
     "bench": "python -m bench run --suite ci --out results/bench",
     "images": "python -m bench run --suite images --out results/bench",
     "timing": "python -m bench timing",
     "history": "python -m bench history",
 }
+LAYERS = ("synthetic", "minilm", "diffusion")  # sources of the theory, in the order of tables
 HISTORY_FILE = "history.csv"
 HISTORY = ["revision", "date", "task", "method", "n_concepts", "number", "better", "mean", "sd", "seeds"]
 IMAGE_METRIC = "identity"  # every image cell has it, no other does
@@ -147,7 +149,7 @@ class Results:
     def has(self) -> dict[str, bool]:
         """Which kinds of results there are, by their key in `COMMANDS`."""
         return {
-            **{name: name in self.sources for name in ("synthetic", "minilm")},
+            **{name: name in self.sources for name in LAYERS},
             "bench": len(self.linear) > 0,
             "images": len(self.images) > 0,
             "timing": len(self.ratios) > 0,
@@ -216,7 +218,7 @@ def read_theory(paths: Sequence[Path]) -> tuple[list[StoredClaim], dict[str, str
             origin[key] = path
             claims.append(claim)
             suites[claim.layers] = ledger.suite
-    order = ["synthetic", "minilm"]
+    order = list(LAYERS)
     claims.sort(key=lambda claim: order.index(claim.layers) if claim.layers in order else len(order))
     return claims, suites, changed
 

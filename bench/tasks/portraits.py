@@ -19,6 +19,7 @@ from bench.composed import ScenePrompt, Scenes, adjacent_pairs
 from bench.disturbance import disturb_weights, disturbance, stream
 from bench.metrics.clip import ClipJudge
 from bench.metrics.identity import IdentityJudge
+from bench.models import without_bars
 from bench.options import canonical_name, with_options
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import Budget
@@ -198,9 +199,10 @@ def _cached_workshop(
 
 def load_pipeline() -> StableDiffusionPipeline:
     """The embedded Stable Diffusion in float32, checked against its manifest."""
-    return StableDiffusionPipeline.from_pretrained(
-        assets.pipeline_folder(), use_safetensors=True, dtype=torch.float32, safety_checker=None
-    )
+    with without_bars():
+        return StableDiffusionPipeline.from_pretrained(
+            assets.pipeline_folder(), use_safetensors=True, dtype=torch.float32, safety_checker=None
+        )
 
 
 @lru_cache(maxsize=1)
