@@ -33,10 +33,11 @@ def test_what_exists_is_reported_and_the_rest_named(
     assert code == 0
     assert out.strip() == str(tmp_path / "out" / "index.html")
     missing = [line for line in err.splitlines() if line.startswith("missing: ")]
-    assert len(missing) == 5
+    assert len(missing) == 6
     commands = (
         "--layers synthetic",
         "--layers minilm",
+        "--layers diffusion",
         "run --suite ci",
         "run --suite images",
         "python -m bench history",
