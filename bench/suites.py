@@ -92,6 +92,7 @@ IMAGE_METHODS = (
     "seqlora",
     "seqlora-penalty",
     "penalty-only",
+    "penalty-without-base",
     "penalty-output-scale",
     "fusion",
     "fusion-frozen",

@@ -22,18 +22,17 @@ class Altered:
     Args:
         workshop: the one that is asked.
         changes: fields of `SeqLoRAConfig`.
-        options: arguments of `Workshop.trained`.
     """
 
-    def __init__(self, workshop: Workshop, changes: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        self._workshop, self._changes, self._options = workshop, changes, options
+    def __init__(self, workshop: Workshop, changes: Mapping[str, Any]) -> None:
+        self._workshop, self._changes = workshop, changes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._workshop, name)
 
     def trained(self, config: SeqLoRAConfig, **options: Any) -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self._workshop.trained(replace(config, **self._changes), **{**options, **self._options})
+        return self._workshop.trained(replace(config, **self._changes), **options)
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,9 @@ class _Variant(SeqLoRAPenalty):
         """Fields of the configuration that this variant replaces."""
         return {}
 
-    def options(self) -> Mapping[str, Any]:
-        """Arguments of `Workshop.trained` that it adds."""
-        return {}
-
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
-        altered: Any = Altered(workshop, self.changes(), self.options())
+        altered: Any = Altered(workshop, self.changes())
         return super().train(altered)
 
 
@@ -87,20 +82,19 @@ class PenaltySketch(_Variant):
 
 
 @dataclass(frozen=True)
-class PenaltyWithBase(_Variant):
-    """The base model's own moments are remembered first, on images that it draws from generic prompts."""
+class PenaltyWithoutBase(SeqLoRAPenalty):
+    """Only concepts are remembered: nothing protects the base model, and the first concept meets no penalty."""
 
-    name = "penalty-base-moments"
-    pretty_name = "forgetting penalty, base model protected too"
+    name = "penalty-without-base"
+    pretty_name = "forgetting penalty, base model not protected"
+    role = "control"
 
-    def options(self) -> Mapping[str, Any]:
-        """See `_Variant.options`."""
-        return {"generic": True}
+    base: bool = False
 
 
 @dataclass(frozen=True)
 class PenaltyOutputScale(SeqLoRAPenalty):
-    """Layers count by their own output energy: the penalty of the prototype, and the default of `SeqLoRAConfig`."""
+    """Layers count by their own output energy, and only concepts are remembered: the penalty of the prototype."""
 
     name = "penalty-output-scale"
     pretty_name = "forgetting penalty, relative to each layer's output energy"
@@ -108,9 +102,10 @@ class PenaltyOutputScale(SeqLoRAPenalty):
 
     gamma: float = 1.0
     scale: str = "output"
+    base: bool = False
 
 
-ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithBase(), PenaltyOutputScale())
+ABLATIONS = (PenaltyUniform(), PenaltySketch(), PenaltyWithoutBase(), PenaltyOutputScale())
 GAMMAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of the adaptation-forgetting curve."""
 CURVE = tuple(f"{SeqLoRAPenalty.name}:gamma={gamma}" for gamma in GAMMAS if gamma != SeqLoRAPenalty().gamma)

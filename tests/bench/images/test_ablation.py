@@ -162,8 +162,9 @@ def test_variants_change_what_they_say(workshop: ImageWorkshop) -> None:
     assert configuration("penalty-uniform")[0].forgetting_scale == "none"
     assert configuration("penalty-output-scale")[0].forgetting_scale == "output"
     assert configuration("penalty-sketch")[0].moments == "sketch"
-    same, options = configuration("penalty-base-moments")
-    assert (same, options) == (plain, {**usual, "generic": True})
+    same, options = configuration("penalty-without-base")
+    assert (same, options) == (plain, {**usual, "generic": False})
+    assert usual["generic"]
     assert plain.forgetting_scale == "gradient"
     assert plain.moments == "exact"
 
@@ -173,8 +174,8 @@ def test_the_base_model_s_moments_are_remembered_first(
 ) -> None:
     monkeypatch.setattr(generic, "DRAWING_STEPS", 1)
     monkeypatch.setattr(shared, "MOMENT_BATCHES", 2)
-    with_base = METHODS["penalty-base-moments"].train(workshop)
-    without = METHODS["seqlora-penalty"].train(workshop)
+    with_base = METHODS["seqlora-penalty"].train(workshop)
+    without = METHODS["penalty-without-base"].train(workshop)
     folders = [p for p in (workshop.training.shared / "trainings").iterdir() if p.is_dir()]
     remembered = sorted(read_json(folder / "sequence.json")["moments"]["remembered"] for folder in folders)
     assert remembered == [3, 4]
