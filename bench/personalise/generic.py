@@ -43,6 +43,7 @@ def generic_batches(
     device, texts = pipeline.unet.device, [prompts[k % len(prompts)] for k in range(count * size)]
     for first in range(0, len(texts), size):
         some = texts[first : first + size]
+        pipeline.set_progress_bar_config(disable=True)
         drawn = pipeline(
             some,
             num_inference_steps=DRAWING_STEPS,
