@@ -91,6 +91,7 @@ IMAGE_METHODS = (
     "orthogonal-adaptation",
     "seqlora",
     "seqlora-penalty",
+    "seqlora-penalty-layerwise",
     "penalty-only",
     "penalty-without-base",
     "penalty-output-scale",

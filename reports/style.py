@@ -109,6 +109,7 @@ METHODS = {
     "orthogonal-adaptation-weight": Look(GREEN, "^", "frozen orthonormal 0.6 x sum", hollow=True),
     "seqlora": Look(BLUE, "o", "SeqLoRA"),
     "seqlora-penalty": Look(BLUE, "P", "SeqLoRA + penalty"),
+    "seqlora-penalty-layerwise": Look(BLUE, "s", "SeqLoRA + penalty, layer-wise words"),
     "penalty-only": Look(SKY, "P", "penalty only", hollow=True),
     "penalty-uniform": Look(BLUE, "v", "penalty, one weight for all layers", hollow=True),
     "penalty-sketch": Look(BLUE, "^", "penalty, sketched moments", hollow=True),
