@@ -12,7 +12,7 @@ from bench.personalise.batches import token_ids
 from bench.personalise.denoiser import Batch
 from bench.personalise.images import ConceptImages
 
-DRAWING_STEPS = 20
+DRAWING_STEPS = 10
 GUIDANCE = 3.0
 BARE = "a photo of {}"
 
