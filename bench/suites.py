@@ -80,6 +80,7 @@ SUITES: Registry[Suite] = Registry("suite")
 IMAGE_METHODS = (
     "base",
     "token-only",
+    "token-only-layerwise",
     "plain-sum",
     "plain-average",
     "plain-norm-matched",

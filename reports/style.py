@@ -95,6 +95,7 @@ class Look:
 METHODS = {
     "base": Look(GREY, "X", "untrained base"),
     "token-only": Look(GREY, "D", "token only", hollow=True),
+    "token-only-layerwise": Look(GREY, "D", "layer-wise words only"),
     "plain-sum": Look(RED, "o", "plain sum"),
     "plain-average": Look(RED, "v", "plain 1/T average", hollow=True),
     "plain-norm-matched": Look(RED, "^", "plain norm-matched", hollow=True),

@@ -121,20 +121,29 @@ def spoken(pipeline: Any, numbers: tuple[int, ...], vectors: Tensor) -> Abstract
     return layerwise(pipeline, numbers, vectors)
 
 
-def learn_token(
-    pipeline: Any, concept: ConceptImages, budget: Budget, rate: float, seed: np.random.SeedSequence
-) -> torch.Tensor:
-    """Train the embedding alone, the network as it is (textual inversion); returns the vector and installs it.
+def learn_words(
+    pipeline: Any,
+    concept: ConceptImages,
+    budget: Budget,
+    rate: float,
+    seed: np.random.SeedSequence,
+    style: WordStyle = PLAIN_WORD,
+) -> Tensor:
+    """Train a concept's embeddings alone, the network as it is (textual inversion); a plain word is installed.
+
+    Returns:
+        (d,) for a plain word, else (words, layers, d).
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
     """
     denoiser = Denoiser(pipeline, budget.bfloat16).requires_grad_(False)
-    (number,), vector = word_parameter(pipeline, concept, PLAIN_WORD, seed)
-    optimizer = torch.optim.AdamW([vector], lr=rate, weight_decay=0.0)
+    numbers, vectors = word_parameter(pipeline, concept, style, seed)
+    optimizer = torch.optim.AdamW([vectors], lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
-    with replaced(pipeline.text_encoder, {number: vector}):
-        for step, batch in enumerate(ConceptBatches(pipeline, concept, budget.steps, budget.batch, seed)):
+    subject = subject_of(concept.token, concept.class_word, style)
+    with spoken(pipeline, numbers, vectors):
+        for step, batch in enumerate(ConceptBatches(pipeline, concept, budget.steps, budget.batch, seed, subject)):
             loss = diffusion_loss(denoiser, batch)
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError(f"concept {concept.name!r}: the loss is not finite at step {step}; lower the rate")
@@ -142,8 +151,9 @@ def learn_token(
             loss.backward()
             optimizer.step()
             schedule.step()
-    install(pipeline.text_encoder, {number: vector.detach()})
-    return vector.detach()
+    if style == PLAIN_WORD:
+        install(pipeline.text_encoder, {numbers[0]: vectors.detach()})
+    return vectors.detach()
 
 
-__all__ = ["Batch", "Budget", "Learner", "learn_token", "spoken", "word_parameter"]
+__all__ = ["Batch", "Budget", "Learner", "learn_words", "spoken", "word_parameter"]

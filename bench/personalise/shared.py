@@ -24,7 +24,7 @@ from torch import Tensor
 from bench.personalise.denoiser import diffusion_loss
 from bench.personalise.generic import generic_batches, generic_prompts
 from bench.personalise.images import ConceptImages
-from bench.personalise.learner import TOKEN, Budget, Learner, learn_token
+from bench.personalise.learner import TOKEN, Budget, Learner, learn_words
 from bench.personalise.pool import Bases
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from seqlora import SeqLoRAConfig
@@ -157,9 +157,9 @@ class Training:
             learnt.append(Learnt(concept.name, factors, tensors[f"extra:{TOKEN}"], moments, seconds, folder.name))
         return learnt
 
-    def run_tokens(self, rate: float, load: Callable[[], Any]) -> list[Learnt]:
+    def run_words(self, rate: float, load: Callable[[], Any], style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """The concepts as embeddings alone."""
-        folder = self.folder({"token only": rate})
+        folder = self.folder({"token only": rate, **({} if style == PLAIN_WORD else {"style": asdict(style)})})
         with _locked(folder):
             pipeline, learnt = None, []
             for concept, seed in zip(self.concepts, self.seeds, strict=True):
@@ -167,9 +167,9 @@ class Training:
                 if not path.is_file():
                     pipeline = pipeline or load()
                     started = time.perf_counter()
-                    vector = learn_token(pipeline, concept, self.budget, rate, seed)
+                    vectors = learn_words(pipeline, concept, self.budget, rate, seed, style)
                     seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
-                    write_tensors(path, {TOKEN: vector, "seconds": seconds})
+                    write_tensors(path, {TOKEN: vectors, "seconds": seconds})
                 tensors = read_tensors(path)
                 learnt.append(Learnt(concept.name, {}, tensors[TOKEN], {}, float(tensors["seconds"]), folder.name))
         return learnt

@@ -94,9 +94,9 @@ class ImageWorkshop:
         """See `Workshop.trained`."""
         return self.training.run(replace(config, **self.rates), self.load, style=style, bases=bases, generic=generic)
 
-    def tokens(self, rate: float) -> list[Learnt]:
-        """See `Workshop.tokens`."""
-        return self.training.run_tokens(self.rates.get("extra_learning_rate", rate), self.load)
+    def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
+        """See `Workshop.words`."""
+        return self.training.run_words(self.rates.get("extra_learning_rate", rate), self.load, style)
 
     def know(self, learnt: Learnt) -> str:
         """See `Workshop.know`; a concept without an embedding is spoken of by its class word."""

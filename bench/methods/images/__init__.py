@@ -2,7 +2,7 @@
 
 from bench.methods.images.ablations import ABLATIONS
 from bench.methods.images.api import METHODS, ImageMethod, Workshop
-from bench.methods.images.base import Base, TokenOnly
+from bench.methods.images.base import Base, TokenOnly, TokenOnlyLayerwise
 from bench.methods.images.frozen import (
     FrozenOrthonormal,
     FrozenRandom,
@@ -19,6 +19,7 @@ from bench.methods.images.sequential import Alternating, PenaltyOnly, SeqLoRA, S
 for _method in (
     Base(),
     TokenOnly(),
+    TokenOnlyLayerwise(),
     PlainSum(),
     PlainAverage(),
     PlainNormMatched(),

@@ -50,7 +50,7 @@ class Workshop(Protocol):
             generic: whether the base model's own moments are remembered first.
         """
 
-    def tokens(self, rate: float) -> list[Learnt]:
+    def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """All concepts as embeddings alone."""
 
     def know(self, learnt: Learnt) -> str:

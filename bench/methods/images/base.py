@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from bench.methods.images.api import RATES, ImageMethod, Workshop
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Update
+from bench.personalise.tokens import ED_LORA, PLAIN_WORD, WordStyle
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,27 @@ class TokenOnly(ImageMethod):
     name = "token-only"
     pretty_name = "token only"
     role = "control"
+    style: ClassVar[WordStyle] = PLAIN_WORD
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
-        return workshop.tokens(RATES["extra_learning_rate"])
+        return workshop.words(RATES["extra_learning_rate"], self.style)
 
     def merge(self, learnt: Sequence[Learnt], workshop: Workshop) -> Update:
         """No update."""
         return {}
+
+
+@dataclass(frozen=True)
+class TokenOnlyLayerwise(TokenOnly):
+    """Two words a concept with an embedding for every cross-attention layer (P+): what ED-LoRA learns without LoRA.
+
+    What a method with such words reaches beyond this control is what its LoRA is worth.
+    """
+
+    name = "token-only-layerwise"
+    pretty_name = "layer-wise words only"
+    style = ED_LORA
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,15 @@ def test_controls_scale_the_sum(workshop: ImageWorkshop) -> None:
 
 
 def test_token_only_and_base_change_no_weight(workshop: ImageWorkshop) -> None:
-    for name in ("token-only", "base"):
+    for name in ("token-only", "token-only-layerwise", "base"):
         learnt = METHODS[name].train(workshop)
         assert list(METHODS[name].stages(learnt, workshop)) == [{}, {}, {}]
         assert forgetting_energies([{}, {}, {}], learnt) == []
     vectors = [concept.token for concept in METHODS["token-only"].train(workshop)]
     assert not torch.equal(vectors[0], vectors[1])
+    layerwise = METHODS["token-only-layerwise"].train(workshop)[0].token
+    assert layerwise.ndim == 3 and layerwise.shape[0] == 2
+    assert not torch.equal(layerwise[:, 0], layerwise[:, 1])  # every layer learnt an embedding of its own
 
 
 def test_fusion_of_one_concept_keeps_what_its_model_does(workshop: ImageWorkshop) -> None:
