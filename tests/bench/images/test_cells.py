@@ -95,7 +95,8 @@ def test_token_only_and_base_change_no_weight(workshop: ImageWorkshop) -> None:
     vectors = [concept.token for concept in METHODS["token-only"].train(workshop)]
     assert not torch.equal(vectors[0], vectors[1])
     layerwise = METHODS["token-only-layerwise"].train(workshop)[0].token
-    assert layerwise.ndim == 3 and layerwise.shape[0] == 2
+    assert layerwise.ndim == 3
+    assert layerwise.shape[0] == 2
     assert not torch.equal(layerwise[:, 0], layerwise[:, 1])  # every layer learnt an embedding of its own
 
 
