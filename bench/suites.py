@@ -101,7 +101,23 @@ IMAGE_METHODS = (
     "ed-lora-average",
     "mix-of-show-exact",
 )
-PEOPLE = "portraits:steps=150,prompts=4,sampler_steps=12"
+PEOPLE = "portraits:steps=120,prompts=4,sampler_steps=12"
+MAIN = (  # nine trainings
+    "token-only-layerwise",
+    "plain-sum",
+    "plain-average",
+    "frozen-random",
+    "frozen-orthonormal",
+    "seqlora",
+    "seqlora-penalty",
+    "seqlora-penalty-layerwise",
+    "penalty-only",
+    "fusion",
+    "fusion-frozen",
+    "ed-lora-average",
+    "mix-of-show-exact",
+)
+SIDE = (*(name for name in IMAGE_METHODS if name not in MAIN), *CURVE)
 FOUR_PEOPLE = CellSet("portraits:steps=80,prompts=6,sampler_steps=12,scenes=1", IMAGE_METHODS, n_concepts=(4,))
 LEFT_OUT = ("frozen-same", "penalty-without-base", "penalty-output-scale")  # of the ci suite: controls of controls
 FOUR_PEOPLE_QUICKLY = CellSet(
@@ -176,7 +192,8 @@ SUITES.add(
             CellSet("linear-minilm", n_concepts=(2, 4, 7), orders=(0, 1), seeds=tuple(range(5))),
             CellSet("linear-minilm:target=learned", n_concepts=(2, 4, 7), orders=(0, 1), seeds=tuple(range(5))),
             # Stage t of sixteen people is what t people would be: one cell gives every T up to 16.
-            CellSet(PEOPLE, (*IMAGE_METHODS, *CURVE), n_concepts=(16,), seeds=tuple(range(5))),
+            CellSet(PEOPLE, MAIN, n_concepts=(16,), seeds=tuple(range(5))),
+            CellSet(PEOPLE, (*SIDE, "seqlora", "seqlora-penalty"), n_concepts=(8,), seeds=(0, 1)),
             CellSet(PEOPLE, ("mix-of-show",), n_concepts=(4,)),
             CellSet(PEOPLE, ("plain-sum", "seqlora", "seqlora-penalty"), n_concepts=(32,)),
         ),

@@ -91,11 +91,12 @@ class ImageMethod(ABC):
 
 METHODS: Registry[ImageMethod] = Registry("image method")
 
-# The same for every method. Tried on two tuning identities: 1, 2, 3 and 6e-3 for plain LoRA (identity .43, .54, .47,
-# .27), 3 and 6e-3 for SeqLoRA with its penalty (.67, .65); on four, 1, 2 and 3e-3 for the latter (.45, .47, .46).
+# The same for every method, chosen where plain LoRA of a single concept is best: six tuning identities, 150 steps, one
+# seed. Rates of B and of the words, identity with a plain word (with ED-LoRA's words): 2e-3 and 2e-2 .57 (.67),
+# 2e-3 and 5e-2 .58 (.69), 2e-3 and 1e-1 .61, 4e-3 and 5e-2 .64 (.72), 6e-3 and 5e-2 .63.
 RATES: Mapping[str, Any] = {
-    "coefficient_learning_rate": 2e-3,
-    "extra_learning_rate": 2e-2,
+    "coefficient_learning_rate": 4e-3,
+    "extra_learning_rate": 5e-2,
     "schedule": "cosine",
     "target_modules": UNET_ATTENTION,
     "start_batches": 8,
