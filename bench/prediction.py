@@ -176,7 +176,7 @@ def _evidence(found: Prediction) -> str:
     strength = "weak" if abs(found.correlation) < WEAK else "not weak"
     return (
         f"Spearman's correlation of layer energy and lost identity {r['overall']} over {len(found.points)} points of "
-        f"{found.cells} cells ({strength}: the line is {WEAK}); within methods {r['within']}; given how far the "
+        f"{found.cells} cells ({strength}, the line being {WEAK}); within methods {r['within']}; given how far the "
         f"weights moved {r['partial']}, which alone predicts with {r['rival']}. Intervals resample {found.units}; "
         f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}."
     )

@@ -43,13 +43,17 @@ def select(results: Results) -> pd.DataFrame:
 
 
 def describe(data: pd.DataFrame) -> str:
-    """The margin between own and others, best method and SeqLoRA with and without penalty."""
+    """The margin between own and others in the hardest pictures of a task: best method and SeqLoRA with its penalty."""
     says, short = [], names(data.task)
-    for task, picture in distinct(data, ["task", "picture"]):
+    for (task,) in distinct(data, ["task"]):
+        picture = next(
+            way
+            for way in (COMPOSED[PLAIN], COMPOSED[REGIONAL], ONE)
+            if ((data.task == task) & (data.picture == way)).any()
+        )
         group = data[(data.task == task) & (data.picture == picture)]
         margin = (group.own - group.others).set_axis(group.method).sort_values(ascending=False)
-        told = list(dict.fromkeys([margin.index[0], *(m for m in ("seqlora-penalty", "seqlora", "plain-sum")
-                                                      if m in margin)]))  # fmt: skip
+        told = dict.fromkeys([margin.index[0], *(["seqlora-penalty"] if "seqlora-penalty" in margin else [])])
         texts = [f"{look(m).label} {margin[m]:.2f}" for m in told]
         says.append(f"{short[task]}, {picture}: own less others {', '.join(texts)}")
     return "; ".join(says)
