@@ -19,10 +19,8 @@ from seqlora.bilevel import BilevelOptimizer, Level
 from seqlora.capacity import check_room, plan_layers
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError, NonFiniteError
-from seqlora.files import check_name, write_tensors
+from seqlora.files import check_name
 from seqlora.groups import complement_projectors, group_layers, remaining_room, set_penalty
-from seqlora.merged import MergedModel
-from seqlora.past import Past
 from seqlora.start import (
     Loss,
     gather_gradients,
@@ -33,6 +31,7 @@ from seqlora.start import (
     spread_start,
 )
 from seqlora.storage import Concept
+from seqlora.stored import StoredModel
 
 Hook = Callable[["ConceptSequence", str], None]
 
@@ -47,7 +46,7 @@ class Step:
     level: Level
 
 
-class ConceptSequence(MergedModel):
+class ConceptSequence(StoredModel):
     """Concepts learnt in sequence on any model whose linear (or 2-d convolution) layers PEFT can adapt.
 
     A concept is one PEFT adapter of scale 1. When it is finished its update is added to a running delta of the base
@@ -70,20 +69,15 @@ class ConceptSequence(MergedModel):
     def __init__(
         self, model: nn.Module, config: SeqLoRAConfig, folder: str | Path | None = None, checkpoint_every: int = 50
     ) -> None:
-        self.config = config
         self.folder = Path(folder) if folder is not None else None
         self.checkpoint_every = checkpoint_every
         widths = target_widths(model, config.target_modules)
         self.plan = plan_layers(widths, config.rank, config.planned_concepts, config.capacity, config.orthogonal)
-        super().__init__(model, inject(model, self.plan))
+        super().__init__(model, inject(model, self.plan), config)
         self.groups = group_layers(self.layers, self.plan)
-        self._stored: dict[Path, dict[str, dict[str, str]]] = {}  # folder -> entries that we wrote or read there
-        self.past = Past.empty(widths)
         self._hooks: dict[str, list[Hook]] = {"concept_start": [], "concept_end": []}
         if self.folder is not None and (self.folder / storage.INDEX).exists():
-            self._load(self.folder, check_config=True)
-
-    # --- learning -----------------------------------------------------------------------------------------------
+            self.load(self.folder, check_config=True)
 
     def learn(
         self,
@@ -264,6 +258,18 @@ class ConceptSequence(MergedModel):
                 sensitivities = gather_sensitivities(self.model, self.layers, batches, loss)
         self.past.add(moments, sensitivities, self.config, name)
 
+    @classmethod
+    def from_pretrained(cls, model: nn.Module, folder: str | Path) -> ConceptSequence:
+        """Take up a stored sequence on its base model; the configuration comes from the folder.
+
+        Raises:
+            StoredFileError: files missing, truncated, altered, of another schema, or for another model.
+        """
+        folder = Path(folder)
+        sequence = cls(model, SeqLoRAConfig.from_json(storage.read_index(folder)["config"]))
+        sequence.load(folder, check_config=False)
+        return sequence
+
     def add_hook(self, event: Literal["concept_start", "concept_end"], hook: Hook) -> None:
         """Call `hook(sequence, name)` before or after every concept that is learnt (not for those taken up)."""
         if event not in self._hooks:
@@ -285,50 +291,6 @@ class ConceptSequence(MergedModel):
                 )
             )
             yield
-
-    # --- storage ------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Store all concepts and, if kept, the past moments; a crash leaves the folder's former state."""
-        folder = Path(folder)
-        if folder.resolve() not in self._stored and (folder / storage.INDEX).exists():
-            raise BadInputError(f"{folder} already holds a sequence; choose another folder")
-        known = self._stored.setdefault(folder.resolve(), {})
-        entries = [known.get(name) or storage.write_concept(folder, c) for name, c in self.concepts.items()]
-        known.update(zip(self.concepts, entries, strict=True))
-        moments: dict[str, Any] = {"remembered": self.past.count, "names": self.past.names, "file": ""}
-        if self.past.count:
-            moments["file"] = f"moments-{self.past.count}.safetensors"
-            write_tensors(folder / moments["file"], self.past.factors)
-        storage.write_index(folder, self.config.to_json(), entries, moments)
-        for old in folder.glob("moments-*.safetensors"):
-            if old.name != moments["file"]:
-                old.unlink()
-
-    @classmethod
-    def from_pretrained(cls, model: nn.Module, folder: str | Path) -> ConceptSequence:
-        """Take up a stored sequence on its base model; the configuration comes from the folder.
-
-        Raises:
-            StoredFileError: files missing, truncated, altered, of another schema, or for another model.
-        """
-        folder = Path(folder)
-        sequence = cls(model, SeqLoRAConfig.from_json(storage.read_index(folder)["config"]))
-        sequence._load(folder, check_config=False)
-        return sequence
-
-    def _load(self, folder: Path, check_config: bool) -> None:
-        index = storage.read_index(folder)
-        if check_config:
-            storage.check_config(folder, index["config"], self.config)
-        shapes = {layer.name: (layer.weight.shape[0], layer.weight.shape[1]) for layer in self.layers}
-        for entry in index["concepts"]:
-            self.adopt(storage.read_concept(folder, entry, shapes))
-        self._stored[folder.resolve()] = dict(zip(self.concepts, index["concepts"], strict=True))
-        self.past.count = int(index["moments"]["remembered"])
-        self.past.names = list(index["moments"].get("names", []))
-        if index["moments"]["file"]:
-            self.past.factors = storage.read_moments(folder, index["moments"]["file"], shapes)
 
     def _setting(self) -> dict[str, Any]:
         """What a checkpoint is valid for: the configuration and the concepts before it."""
