@@ -30,6 +30,8 @@ SOURCES = {
     "images": "generated images",
 }
 LONGEST = 120  # characters of evidence beside a verdict
+PORTRAITS = "portraits"
+PORTRAIT_COLUMNS = {"single": "alone", "final": "merged", "forgetting": "forgotten"}
 LINEAR = {"linear-synthetic": "synthetic", "linear-minilm": "MiniLM"}
 
 
@@ -104,18 +106,18 @@ def methods_table(results: Results) -> str:
 
 
 def images_table(results: Results) -> str:
-    """Identity at every number of people, then forgetting and CLIP-T at the longest sequence of several runs."""
-    final = replications(results.images, IMAGE_METRIC, "final")
+    """Identity of a concept alone, in the merged model, and what is forgotten, at the longest sequence of each task."""
+    values = {item: replications(results.images, IMAGE_METRIC, item) for item in PORTRAIT_COLUMNS}
+    final = longest(values["final"])
+    final = final[final.task.str.startswith(PORTRAITS)]
     if final.empty:
         return "No image results are published; `python -m bench run --suite images` makes them.\n"
-    task = final.task.mode().iloc[0]  # the one with most cells
-    final = final[final.task == task]
-    counts = sorted(final.n_concepts.unique())
-    last = longest(final).n_concepts.iloc[0]
-    heads = [*(f"identity, T = {T}" for T in counts), f"forgetting, T = {last}", f"CLIP-T, T = {last}"]
-    columns = [(final, task, T) for T in counts]
-    columns += [(replications(results.images, *key), task, last)
-                for key in ((IMAGE_METRIC, "forgetting"), ("clip_text", "final"))]  # fmt: skip
+    heads, columns = [], []
+    for T, task in sorted({(int(row.n_concepts), str(row.task)) for row in final.itertuples()}):
+        steps = re.search(r"\bsteps=(\d+)", task)
+        name = f"T = {T}, {steps[1]} steps" if steps else f"T = {T}"
+        heads += [f"{name}: {head}" for head in PORTRAIT_COLUMNS.values()]
+        columns += [(values[item], task, T) for item in PORTRAIT_COLUMNS]
     return _methods(final, heads, columns)
 
 

@@ -92,7 +92,7 @@ def test_marked_tables_are_made_anew(results: Results, tmp_path: Path) -> None:
     assert "OUTDATED" not in after
     assert after.count("words stay") == 3
     assert "| **C1** " in after
-    assert "identity, T = 2 | identity, T = 3 | forgetting, T = 3" in after
+    assert "T = 3, 2 steps: alone | T = 3, 2 steps: merged | T = 3, 2 steps: forgotten" in after
 
 
 def test_tables_without_results_say_what_to_run(tmp_path: Path) -> None:
