@@ -5,8 +5,10 @@ image in its box,
 
     region identity = cos(x_i, R_i),      leakage = cos(x_i, R_j),  j ≠ i,
 
-both means over references. Strangers have cosine 0, so leakage above 0 is the other concept showing through; a region
-without a face counts as 0 in both, so read them beside the share of regions with a face. Where the world can draw the
+both means over references, of identity embeddings and of CLIP's and DINO's where there are such judges. Strangers have
+identity cosine 0, so leakage above 0 is the other concept showing through; a region without a face counts as 0 in both,
+so read them beside the share of regions with a face. Any two images are alike to CLIP and DINO: read those against the
+region's own. Where the world can draw the
 same pair itself, its scenes are scored alike: what a model could reach.
 """
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 MOST_PAIRS = 4
+SIDE_BY_SIDE: tuple[Box, Box] = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))  # left and right half
 REGIONAL, PLAIN, DRAWN = "", "plain_", "world_"  # how a scene came about: what its metrics' names begin with
 
 
@@ -123,7 +126,7 @@ def draw_pair(
 def score_regions(
     images: Pixels, pair: tuple[int, int], how: str, scenes: Scenes, workshop: ImageWorkshop
 ) -> Iterator[Value]:
-    """Identity, leakage, face and context of both regions of every image."""
+    """Likeness to the own and to the other concept, face and context of both regions of every image."""
     judges, last = workshop.judges, len(workshop.concepts) - 1
     prompt = scenes.prompts[scenes.pairs.index(pair)]
     for box, (i, j) in zip(scenes.boxes, (pair, pair[::-1]), strict=True):
@@ -134,6 +137,11 @@ def score_regions(
             scores = {"region_identity": own.cosine, "leakage": other.cosine}
             if own.found is not None:
                 scores["region_face_found"] = own.found.astype(np.float64)
+        for name, judge in (("clip_image", judges.clip and judges.clip.image_alignment),
+                            ("dino", judges.dino and judges.dino.alignment)):  # fmt: skip
+            if judge:
+                scores[f"region_{name}"] = judge(part, workshop.concepts[i].references)
+                scores[f"leakage_{name}"] = judge(part, workshop.concepts[j].references)
         if judges.context:
             scores["region_context"] = judges.context(part, [prompt.part] * len(part))
         for metric, numbers in scores.items():

@@ -241,6 +241,27 @@ for _prefix, _how in (("", ""), ("plain_", "plain prompt: "), ("world_", "the wo
             "has a region without a face",
         )
     )
+    for _name, _judge in (("clip_image", "CLIP"), ("dino", "DINO")):
+        define(
+            Metric(
+                f"{_prefix}region_{_name}",
+                f"{_how}{_judge} similarity to the own concept",
+                "higher",
+                lower_bound=-1.0,
+                upper_bound=1.0,
+                description=f"mean cosine of {_judge} embeddings of a region and the references of its concept",
+            )
+        )
+        define(
+            Metric(
+                f"{_prefix}leakage_{_name}",
+                f"{_how}{_judge} similarity to the other concept",
+                "lower",
+                lower_bound=-1.0,
+                upper_bound=1.0,
+                description=f"the same with the other concept of the image: read it against {_prefix}region_{_name}",
+            )
+        )
     define(
         Metric(
             f"{_prefix}region_face_found",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import Cell, Context
+from bench.composed import SIDE_BY_SIDE, ScenePrompt, Scenes, adjacent_pairs
 from bench.models import Models, load_pipeline, pipeline_hashes
 from bench.options import canonical_name, with_options
 from bench.personalise.folders import ConceptSource, concept_sources, text_of
@@ -45,6 +46,7 @@ PROMPTS = (
     "a pencil drawing of {}",
     "a black and white photo of {}",
 )
+SCENE = ScenePrompt("a photo of {} on the left and {} on the right, on a street", "a photo of {} on a street")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class PhotoOptions:
     token_rate: float = 1e-3
     held_out: float = 0.3  # share of a concept's photos that become references, unless it has a folder of them
     prompts: int = 10  # of the file `prompts.txt`, or of our own; one image each
+    scenes: int = 1  # images a pair of concepts that are drawn together; 0: none
     sampler_steps: int = 30
     guidance: float = 7.5
     draw_batch: int = 4  # images at a time; it moves no number
@@ -67,8 +70,15 @@ class PhotoOptions:
 
     def __post_init__(self) -> None:
         counts = (self.rank, self.steps, self.batch, self.prompts, self.sampler_steps, self.draw_batch)
-        if min(counts) < 1 or self.size < 0 or not 0 < self.held_out < 1 or min(self.lora_rate, self.token_rate) <= 0:
-            raise BadInputError(f"{self}: counts and rates must be positive, size not negative, held_out in (0, 1)")
+        if (
+            min(counts) < 1
+            or min(self.size, self.scenes) < 0
+            or not 0 < self.held_out < 1
+            or min(self.lora_rate, self.token_rate) <= 0
+        ):
+            raise BadInputError(
+                f"{self}: counts and rates must be positive, size and scenes not negative, held_out in (0, 1)"
+            )
 
 
 class PhotoTask(ImageTask):
@@ -116,7 +126,8 @@ class PhotoTask(ImageTask):
     def estimate(self, cell: Cell) -> float:
         """See `Task.estimate`; as if the pipeline were the embedded one, until cells have been timed."""
         o, T = self.options, cell.n_concepts
-        return 0.025 * T * o.steps * o.batch + 0.01 * T * (T + 5) / 2 * o.prompts * o.sampler_steps
+        scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two photos, drawn twice
+        return 0.025 * T * o.steps * o.batch + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
 
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`.
@@ -187,7 +198,7 @@ def _workshop(task: PhotoTask, models: Models, n_concepts: int, order: int, seed
     size = image_size(pipeline, options.size)
     chosen = concept_order(task.photos, len(task.sources), n_concepts, order)
     concepts = tuple(task.sources[i].load(size, options.held_out) for i in chosen)
-    check_lengths(pipeline, concepts, task.prompts)
+    check_lengths(pipeline, concepts, task.prompts, (SCENE.whole,) if options.scenes else ())
     judges, notes = load_judges(models, task.sources, size, options.held_out)
     notes = {**notes, **faceless(judges, concepts)}
     budget = Budget(options.steps, options.batch, models.dtype == "bfloat16", models.checkpointing)
@@ -209,7 +220,17 @@ def _workshop(task: PhotoTask, models: Models, n_concepts: int, order: int, seed
         {"coefficient_learning_rate": options.lora_rate, "extra_learning_rate": options.token_rate},
         {"size": size, "dtype": models.dtype, **notes},
         models.weights(),
+        scenes_of(n_concepts, options.scenes, size, seeds),
     )
+
+
+def scenes_of(n_concepts: int, count: int, size: int, seeds: Seeds) -> Scenes | None:
+    """Two concepts side by side, for neighbours in the order of learning; None for fewer than two."""
+    pairs = adjacent_pairs(n_concepts)
+    if not (pairs and count):
+        return None
+    noise = tuple(seeds.sequence("evaluation", 2, number) for number in range(len(pairs)))
+    return Scenes(pairs, (SCENE,) * len(pairs), noise, count, SIDE_BY_SIDE, 2 * size)
 
 
 def image_size(pipeline: Any, wanted: int) -> int:
@@ -227,7 +248,9 @@ def image_size(pipeline: Any, wanted: int) -> int:
     return side
 
 
-def check_lengths(pipeline: Any, concepts: Sequence[ConceptImages], prompts: Sequence[str]) -> None:
+def check_lengths(
+    pipeline: Any, concepts: Sequence[ConceptImages], prompts: Sequence[str], scenes: Sequence[str] = ()
+) -> None:
     """Refuse captions that the text encoder would cut, perhaps before the concept's words.
 
     Raises:
@@ -235,8 +258,9 @@ def check_lengths(pipeline: Any, concepts: Sequence[ConceptImages], prompts: Seq
     """
     limit = pipeline.tokenizer.model_max_length
     for concept in concepts:
-        for text in {*prompts, *(text for texts in concept.templates for text in texts)}:
-            words = text.format(f"a a {concept.class_word}")  # a concept has two words at most, a token each
+        for text in {*prompts, *scenes, *(text for texts in concept.templates for text in texts)}:
+            # a concept has two words at most, a token each
+            words = text.format(*[f"a a {concept.class_word}"] * text.count(SUBJECT))
             length = len(pipeline.tokenizer(words).input_ids)
             if length > limit:
                 raise BadInputError(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bench.schema import CellRecord
@@ -19,6 +20,7 @@ from .conftest import bench, save_base
 
 BUDGET = "steps=2,batch=2,prompts=2,sampler_steps=2"
 METHODS = ("plain-sum", "seqlora")
+COMPOSED = ("region_identity", "leakage", "region_clip_image", "leakage_clip_image", "region_dino", "leakage_dino")
 
 
 def by(*methods: str) -> list[str]:
@@ -78,6 +80,10 @@ def test_every_metric_of_a_users_cells_is_finite(store: Store, photo_folder: Pat
             assert np.isfinite(values.values[np.tril_indices(2)]).all(), matrix.metric
         assert all(value.value is not None and np.isfinite(value.value) for value in record.values)
         assert {"drift", "cross_similarity"} <= {value.metric for value in record.values}
+        composed = {f"{how}{name}" for how in ("", "plain_") for name in COMPOSED}
+        assert composed <= {value.metric for value in record.values}
+        with Image.open(store.folder / record.artifacts["composed"]) as picture:
+            assert picture.width >= 4 * record.settings["size"]  # drawn from one prompt, and by regions
         assert record.settings["size"] == 32  # what the base was made for
         assert {"base/unet/diffusion_pytorch_model.safetensors", "identity/identity.onnx", "dino/model.safetensors",
                 "clip/open_clip_model.safetensors"} <= set(record.provenance.weights)  # fmt: skip
