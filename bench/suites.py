@@ -109,9 +109,15 @@ CONTROLS = ("penalty-without-base", "penalty-output-scale", "orthogonal-adaptati
 MAIN = tuple(name for name in IMAGE_METHODS if name not in CONTROLS)  # nine trainings
 SIDE = (*CONTROLS, *CURVE)
 FOUR_PEOPLE = CellSet("portraits:steps=80,prompts=6,sampler_steps=12,scenes=1", IMAGE_METHODS, n_concepts=(4,))
-LEFT_OUT = ("frozen-same", "penalty-without-base", "penalty-output-scale")  # of the ci suite: controls of controls
+LEFT_OUT = (  # of the ci suite: controls of controls
+    "frozen-same",
+    "penalty-without-base",
+    "penalty-output-scale",
+    "orthogonal-adaptation-weight",
+    "fusion-frozen",
+)
 FOUR_PEOPLE_QUICKLY = CellSet(
-    "portraits:steps=80,prompts=4,sampler_steps=12,scenes=1",
+    "portraits:steps=50,prompts=4,sampler_steps=10,scenes=1",
     tuple(name for name in IMAGE_METHODS if name not in LEFT_OUT),
     n_concepts=(4,),
 )
