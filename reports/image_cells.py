@@ -26,10 +26,17 @@ def longest(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def names(tasks: Iterable[str]) -> dict[str, str]:
-    """A short name for every task: its kind where that says which, otherwise kind and options."""
-    every = list(dict.fromkeys(tasks))
-    kinds = [task.partition(":")[0] for task in every]
-    return {task: kind if kinds.count(kind) == 1 else task for task, kind in zip(every, kinds, strict=True)}
+    """A short name for every task: its kind, and of its options those that not all tasks of the kind share."""
+    options: dict[str, dict[str, list[str]]] = {}  # kind -> task -> options
+    for task in tasks:
+        kind, _, text = task.partition(":")
+        options.setdefault(kind, {})[task] = [option for option in text.split(",") if option]
+    short = {}
+    for kind, members in options.items():
+        shared = set.intersection(*(set(own) for own in members.values()))
+        for task, own in members.items():
+            short[task] = " ".join([kind, *(option for option in own if option not in shared)])
+    return short
 
 
 def gammas(records: Iterable[CellRecord]) -> dict[str, float]:

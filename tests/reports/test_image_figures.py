@@ -162,5 +162,12 @@ def test_longest_that_was_repeated() -> None:
 
 def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
     assert names(["portraits:steps=2", "photos:a"]) == {"portraits:steps=2": "portraits", "photos:a": "photos"}
-    assert names(["portraits:steps=2", "portraits"])["portraits:steps=2"] == "portraits:steps=2"
+    assert names(["portraits:steps=2,rank=8", "portraits:steps=3,rank=8", "portraits:steps=2,rank=8"]) == {
+        "portraits:steps=2,rank=8": "portraits steps=2",
+        "portraits:steps=3,rank=8": "portraits steps=3",
+    }
+    assert names(["portraits:steps=2", "portraits"]) == {
+        "portraits:steps=2": "portraits steps=2",
+        "portraits": "portraits",
+    }
     assert gammas(people)["seqlora"] == 0.0
