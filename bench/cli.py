@@ -23,6 +23,7 @@ from bench.collect import bring, write_parquet
 from bench.estimate import estimate_seconds, in_words
 from bench.executors import EXECUTORS, Resources
 from bench.methods import FAMILIES, load_method, methods
+from bench.models import available
 from bench.progress import Watch
 from bench.registry import load
 from bench.runner import Job, Summary, run
@@ -114,6 +115,7 @@ def run_command(
     models = {"base": base, "clip": clip, "identity": identity, "dino": dino, "device": device, "dtype": dtype,
               "threshold": threshold, "checkpointing": checkpointing, "download": allow_download}  # fmt: skip
     options = settings(option or []) | {name: str(value) for name, value in models.items() if value}
+    available(device or "cpu")
     cells = selected(suite, task, method, concepts, seeds, shard, options)
     store = Store(out)
     if executor == "auto" and (options.get("base") or options.get("device", "cpu") != "cpu"):

@@ -44,7 +44,7 @@ def provenance(
         blas=_blas(),
         os=f"{platform.system()} {platform.machine()}",
         cpu=_cpu(),
-        device=device,
+        device=_device(device),
         threads=threads,
         dtype=dtype,
         weights=dict(weights or {}),
@@ -77,6 +77,11 @@ def _blas() -> list[str]:
     # The architecture matters too: OpenBLAS picks its kernels by it.
     blas = (library for library in threadpool_info() if library["user_api"] == "blas")
     return sorted({f"{b['internal_api']} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas})
+
+
+@cache
+def _device(name: str) -> str:
+    return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
 
 
 @cache

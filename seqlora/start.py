@@ -104,7 +104,7 @@ def moment_start(
     S = torch.stack([moments[name] for name in group.names]).double()
     S = S / S.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(S.dtype).tiny)[:, None, None]
     if group.past_factor is not None:
-        F = group.past_factor.double()
+        F = group.past_factor.to(S)  # moments are kept in main memory, whatever the device
         past_moment = F.mT @ F
         S = S + past_moment / past_moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)[:, None, None]
     K = -torch.stack([gradients[name] for name in group.names]).double()

@@ -91,8 +91,9 @@ class PortraitTask(ImageTask):
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`."""
         which = disturbance(context.options)
+        device = context.options.get("device", "cpu")
         axes = (self.options, self.name, cell.n_concepts, cell.order, context.seeds, context.shared)
-        return _cached_workshop(*axes, which)
+        return _cached_workshop(*axes, which, device)
 
     def origin(self) -> tuple[dict[str, Any], dict[str, str]]:
         """See `ImageTask.origin`."""
@@ -161,7 +162,14 @@ def scenes_of(people: Sequence[Identity], count: int, seeds: Seeds) -> Scenes | 
 
 @lru_cache(maxsize=1)
 def _cached_workshop(
-    options: PortraitOptions, task: str, n_concepts: int, order: int, seeds: Seeds, shared: Path, disturbed: int
+    options: PortraitOptions,
+    task: str,
+    n_concepts: int,
+    order: int,
+    seeds: Seeds,
+    shared: Path,
+    disturbed: int,
+    device: str,
 ) -> ImageWorkshop:
     """Neighbouring cells differ in their method only: data, models and shared images are kept."""
     chosen = concept_order(task, SIZES[options.split], n_concepts, order)
@@ -175,7 +183,7 @@ def _cached_workshop(
         pipeline: Any = load_pipeline()
         if disturbed:
             disturb_weights(pipeline.unet, stream(seeds, disturbed))
-        return pipeline
+        return pipeline.to(device)
 
     training = Training(
         base=f"{pipeline_digest()} disturbed {disturbed}" if disturbed else pipeline_digest(),
