@@ -117,7 +117,7 @@ LEFT_OUT = (  # of the ci suite: controls of controls
     "fusion-frozen",
 )
 FOUR_PEOPLE_QUICKLY = CellSet(
-    "portraits:steps=50,prompts=4,sampler_steps=10,scenes=1",
+    "portraits:steps=60,batch=4,prompts=3,sampler_steps=8,scenes=1",
     tuple(name for name in IMAGE_METHODS if name not in LEFT_OUT),
     n_concepts=(4,),
 )
