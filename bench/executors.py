@@ -10,8 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ class Loky:
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
                     running[pool.submit(work, cell)] = cell
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in _done(running):
                     outcome = future.result()
                     del running[future]
                     yield outcome
@@ -236,6 +236,17 @@ def serve_parent() -> None:
         os._exit(1)  # nothing is half-written that matters: a record is there whole or not at all
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _done(running: Collection[Future[Outcome]]) -> list[Future[Outcome]]:
+    """Those that are done, one at least.
+
+    A Ctrl-C that comes while `futures.wait` holds its lock is lost in an error of the lock, so this looks again and
+    again instead, for a thousandth of a core.
+    """
+    while not (done := [future for future in running if future.done()]):
+        time.sleep(0.01)
+    return done
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ input, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -31,15 +32,19 @@ app = typer.Typer(
     add_completion=False,
 )
 
+CPUS = os.cpu_count() or 1
+Workers = Annotated[int, typer.Option(min=1, help="Processes that draw.")]
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Folder with theory/, bench/ and timing/.")]
 
 
 @app.command()
 def build(
-    results: ResultsFolder = Path("results"), out: Annotated[Path, typer.Option()] = Path("results/report")
+    results: ResultsFolder = Path("results"),
+    out: Annotated[Path, typer.Option()] = Path("results/report"),
+    workers: Workers = CPUS,
 ) -> None:
     """Write index.html, ledger.md, tables.md and every figure that there are numbers for."""
-    built = building.build(load(results, history.PATH), out)
+    built = building.build(load(results, history.PATH), out, workers)
     for line in built.missing:
         _say(f"missing: {line}")
     _say(f"{len(built.figures)} figures of {len(FIGURES)}; open {built.page}")
@@ -60,7 +65,7 @@ def figure(
         drawn = spec.figure(numbers)
         paths = save(drawn, numbers, name, out, f"{spec.headline(numbers)}\n\n{spec.caption}")
     else:
-        if building.draw(spec, load(results, history.PATH), out) is None:
+        if building.draw(name, load(results, history.PATH), out) is None:
             raise BadInputError(f"{results} has no numbers for figure {name}; run `{COMMANDS[spec.inputs[0]]}`")
         paths = [out / f"{name}{suffix}" for suffix in (".png", ".svg", ".csv", ".txt")]
     for path in paths:
@@ -69,10 +74,12 @@ def figure(
 
 @app.command()
 def publish(
-    results: ResultsFolder = Path("results"), out: Annotated[Path, typer.Option()] = Path("reports/published")
+    results: ResultsFolder = Path("results"),
+    out: Annotated[Path, typer.Option()] = Path("reports/published"),
+    workers: Workers = CPUS,
 ) -> None:
     """Write a compact copy of all results, small enough for git, and the report built from it."""
-    built = publishing.publish(load(results, history.PATH), out)
+    built = publishing.publish(load(results, history.PATH), out, workers)
     files = [path for path in out.rglob("*") if path.is_file()]
     _say(f"{len(built.figures)} figures; {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {out}")
     print(built.page)

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import track
 
 from reports import ledger, tables
-from reports.figures import FIGURES, FigureSpec, save
+from reports.figures import FIGURES, save
 from reports.figures.api import to_csv
 from reports.html import Drawn, page
 from reports.sources import COMMANDS, Results
@@ -27,27 +28,35 @@ class Built:
     missing: Sequence[str]
 
 
-def build(results: Results, out: Path) -> Built:
+def build(results: Results, out: Path, workers: int = 1) -> Built:
     """Write `index.html`, `ledger.md`, `tables.md` and `figures/<name>.{png,svg,csv,txt}`.
+
+    Args:
+        results: what is drawn.
+        out: folder; what it holds under other names stays.
+        workers: processes that draw.
 
     Raises:
         StoredFileError: the folder cannot be written.
     """
-    drawn = [
-        figure
-        for spec in _progress(FIGURES.values(), "figures")
-        if (figure := draw(spec, results, out / "figures")) is not None
-    ]
-    missing = missing_lines(results, [figure.spec.name for figure in drawn])
+    drawn = draw_all(results, out / "figures", workers)
+    missing = missing_lines(results, [figure.name for figure in drawn])
     found = tables.all_tables(results)
     _write(out / "ledger.md", ledger.to_markdown(results))
     _write(out / "tables.md", "\n".join(tables.to_markdown(table) for table in found))
     _write(out / "index.html", page(results, drawn, found, missing))
-    return Built(out / "index.html", [figure.spec.name for figure in drawn], missing)
+    return Built(out / "index.html", [figure.name for figure in drawn], missing)
 
 
-def draw(spec: FigureSpec, results: Results, out: Path) -> Drawn | None:
+def draw_all(results: Results, out: Path, workers: int) -> list[Drawn]:
+    """Every figure that there are numbers for."""
+    figures = Parallel(workers, return_as="generator")(delayed(draw)(name, results, out) for name in FIGURES)
+    return [figure for figure in _progress(figures, len(FIGURES)) if figure is not None]
+
+
+def draw(name: str, results: Results, out: Path) -> Drawn | None:
     """Draw and save one figure in both layouts; None if there are no numbers for it."""
+    spec = FIGURES[name]
     data = spec.select(results)
     if data.empty:
         return None
@@ -57,7 +66,7 @@ def draw(spec: FigureSpec, results: Results, out: Path) -> Drawn | None:
         [headline, "", spec.caption, "", f"Draw it again: {command}", *(f"Measure again: {c}" for c in origin)]
     )
     svg = save(spec.figure(data), data, spec.name, out, text)[1].read_text(encoding="utf-8")
-    return Drawn(spec, headline, svg, spec.svg(data, narrow=True), to_csv(data), command, origin)
+    return Drawn(name, headline, svg, spec.svg(data, narrow=True), to_csv(data), command, origin)
 
 
 def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
@@ -80,15 +89,14 @@ def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
     return lines
 
 
-def _progress(items: Iterable[FigureSpec], label: str) -> Iterable[FigureSpec]:
+def _progress(figures: Iterable[Drawn | None], total: int) -> Iterable[Drawn | None]:
     """A bar on a terminal, one line a figure elsewhere; on stderr."""
-    todo = list(items)
     if sys.stderr.isatty():
-        yield from track(todo, label, console=Console(stderr=True))
+        yield from track(figures, "figures", total=total, console=Console(stderr=True))
         return
-    for index, item in enumerate(todo):
-        print(f"[{index + 1}/{len(todo)}] {item.name}", file=sys.stderr, flush=True)
-        yield item
+    for name, figure in zip(FIGURES, figures, strict=True):
+        print(f"{name}: {'drawn' if figure else 'no numbers'}", file=sys.stderr, flush=True)
+        yield figure
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from markupsafe import Markup
 
 from reports import gallery, ledger, style
+from reports.figures import FIGURES
 from reports.figures.api import FigureSpec
 from reports.inline import Glyphs, inline_svg
 from reports.sources import Results
@@ -31,7 +32,7 @@ class Drawn:
     """A figure that there were numbers for, in both layouts.
 
     Attributes:
-        spec: the figure.
+        name: of the figure.
         headline: what is seen.
         wide: SVG for a page.
         narrow: SVG for a phone.
@@ -40,7 +41,7 @@ class Drawn:
         origin: the commands that made the numbers.
     """
 
-    spec: FigureSpec
+    name: str
     headline: str
     wide: str
     narrow: str
@@ -49,13 +50,18 @@ class Drawn:
     origin: Sequence[str]
 
     @property
+    def spec(self) -> FigureSpec:
+        """What the figure is."""
+        return FIGURES[self.name]
+
+    @property
     def download(self) -> str:
         """The numbers as a data URI."""
         return f"data:text/csv;base64,{base64.b64encode(self.csv.encode()).decode()}"
 
     def inline(self, narrow: bool, glyphs: Glyphs) -> Markup:
         """The SVG as part of the page."""
-        prefix = f"{self.spec.name}-{'narrow' if narrow else 'wide'}"
+        prefix = f"{self.name}-{'narrow' if narrow else 'wide'}"
         return Markup(inline_svg(self.narrow if narrow else self.wide, prefix, self.headline, glyphs))
 
 
@@ -90,7 +96,7 @@ def page(results: Results, figures: Sequence[Drawn], tables: Sequence[Table], mi
         summary=[*ledger.summary(rows), *ledger.changes(results)],
         ledger=rows,
         sections={key: (title, [f for f in figures if f.spec.section == key]) for key, title in SECTIONS.items()},
-        plots={f.spec.name: (f.inline(False, glyphs), f.inline(True, glyphs)) for f in figures},
+        plots={f.name: (f.inline(False, glyphs), f.inline(True, glyphs)) for f in figures},
         sprite=Markup(glyphs.sprite()),
         tables=tables,
         strips=strips,

@@ -23,7 +23,7 @@ STORE = "store"  # folder of the compact results, beside the page
 LARGEST_FILE = 5_000_000  # bytes; whatever is larger belongs elsewhere
 
 
-def publish(results: Results, out: Path) -> Built:
+def publish(results: Results, out: Path, workers: int = 1) -> Built:
     """Write `<out>/store`, which holds all numbers of `results`, and the report that is built from it.
 
     Raises:
@@ -39,7 +39,7 @@ def publish(results: Results, out: Path) -> Built:
     written = list(_copy(results, store))
     for stale in before.difference(written):
         stale.unlink()
-    return build(load(store), out)
+    return build(load(store), out, workers)
 
 
 def _copy(results: Results, store: Path) -> Iterator[Path]:

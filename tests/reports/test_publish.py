@@ -21,7 +21,7 @@ def published(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The store alone: the page built from it is looked at elsewhere."""
     out = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "build", lambda found, to: build.Built(to, [], []))
+        patch.setattr(publish, "build", lambda found, to, workers: build.Built(to, [], []))
         publish.publish(results, out)
         (out / "store" / "stale.txt").write_text("left by an earlier revision")
         publish.publish(results, out)

@@ -162,4 +162,34 @@ def test_suites_are_the_three_that_everything_knows() -> None:
 def test_the_ledger_comes_out_as_expected(source: str) -> None:
     results = ledger.run(ledger.select([]), source, "ci", 0)
     assert ledger.changes(results, ledger.expected_kinds(source)) == []
-    assert all(row.controls_broken for row in results)
+    # on these layers the plain form is so loose that its control holds, which is why C3r "fails when" there
+    held = {row.claim for row in results if not row.controls_broken}
+    assert held == ({"C3r"} if source == "diffusion" else set())
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_several_sources_side_by_side_give_what_each_gives_alone(tmp_path: Path) -> None:
+    sources = ("synthetic", "minilm")
+    together = [argument for source in sources for argument in ("--layers", source)]
+    common = ["C6", "--suite", "smoke"]
+    assert cli.main([*common, *together, "--json", str(tmp_path / "all"), "--workers", "2"]) == 0
+    for source in sources:
+        alone = tmp_path / f"{source}.json"
+        assert cli.main([*common, "--layers", source, "--json", str(alone)]) == 0
+        stored = [json.loads(path.read_text()) for path in (alone, tmp_path / "all" / f"{source}.json")]
+        for ledger_of_source in stored:
+            for row in ledger_of_source["results"]:
+                row.pop("seconds")
+        assert stored[0] == stored[1]
+
+
+def test_several_sources_need_a_folder_for_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ledger.json").write_text("kept")
+    arguments = ["C6", "--layers", "synthetic", "--layers", "hf:/a b#x", "--json", str(tmp_path / "ledger.json")]
+    assert cli.main(arguments) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "ledger.json").read_text() == "kept"
+    assert [path.name for path in cli.json_files(tmp_path, ["synthetic", "hf:/a b#x"]).values()] == [
+        "synthetic.json",
+        "hf-a-b-x.json",
+    ]
