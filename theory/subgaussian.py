@@ -87,8 +87,8 @@ def flip_flop(windows: Array, tolerance: float = 1e-8, most: int = 200) -> Matri
         step += 1
         S = np.tensordot(windows @ np.linalg.inv(Psi), windows, axes=([0, 2], [0, 2])) / (K * N)
         whitened = np.linalg.inv(np.linalg.cholesky(_regular(S))) @ windows
-        new = np.tensordot(whitened, whitened, axes=([0, 1], [0, 1])) / (K * q)
-        new = _regular(new * (N / np.trace(new)))
+        new = _regular(np.tensordot(whitened, whitened, axes=([0, 1], [0, 1])) / (K * q))
+        new *= N / np.trace(new)
         change = float(np.linalg.norm(new - Psi, 2) / np.linalg.norm(new, 2))
         Psi = new
     S = np.tensordot(windows @ np.linalg.inv(Psi), windows, axes=([0, 2], [0, 2])) / (K * N)
