@@ -77,6 +77,7 @@ def missing_lines(results: Results, drawn: Sequence[str]) -> list[str]:
         "minilm": "no claims were checked on MiniLM's layers",
         "diffusion": "no claims were checked on layers of a diffusion model",
         "bench": "no benchmark cells of linear layers are stored",
+        "spectra": "methods were compared on two spectra of linear layers at most",
         "images": "no benchmark cells of images are stored",
         "timing": "no timing ratios are stored",
         "history": "no history of earlier revisions is stored",

@@ -25,6 +25,7 @@ COMMANDS = {
     "minilm": "python -m theory --suite ci --layers minilm --json results/theory/minilm.json",
     "diffusion": "python -m theory --suite ci --layers diffusion --json results/theory/diffusion.json",
     "bench": "python -m bench run --suite ci --out results/bench",
+    "spectra": "python -m bench run --suite full --task linear-synthetic --out results/bench",
     "images": "python -m bench run --suite images --out results/bench",
     "timing": "python -m bench timing",
     "history": "python -m bench history",
@@ -32,6 +33,7 @@ COMMANDS = {
 LAYERS = ("synthetic", "minilm", "diffusion")  # sources of the theory, in the order of tables
 HISTORY_FILE = "history.csv"
 HISTORY = ["revision", "date", "task", "method", "n_concepts", "number", "better", "mean", "sd", "seeds"]
+SYNTHETIC = "linear-synthetic"  # the task, whatever its options
 IMAGE_METRIC = "identity"  # every image cell has it, no other does
 
 
@@ -151,6 +153,7 @@ class Results:
         return {
             **{name: name in self.sources for name in LAYERS},
             "bench": len(self.linear) > 0,
+            "spectra": sum(task.partition(":")[0] == SYNTHETIC for task in self.linear.task.unique()) > 2,
             "images": len(self.images) > 0,
             "timing": len(self.ratios) > 0,
             "history": len(self.history) > 0,

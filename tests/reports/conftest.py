@@ -56,6 +56,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         for method in METHODS:
             store.write(compute(Cell(SMALL, method, 3, seed=seed), store, Job(store.folder)))
+    for decay in (0.5, 2.0):
+        for method in ("plain-sum", "frozen-orthonormal", "seqlora"):
+            task = SMALL.replace(":", f":decay={decay},")
+            store.write(compute(Cell(task, method, 3), store, Job(store.folder)))
     _draw_people(store, like=next(store.all_records()))
     write_json(root / "timing" / "timing.json", {"machine": "here", "threads": 1, "ratios": [_timed()]})
     pd.DataFrame(_revisions(), columns=COLUMNS).to_csv(root / "history.csv", index=False)
