@@ -118,7 +118,7 @@ class Loky:
         except BrokenProcessPool:
             suspects += running.values()
         finally:
-            pool.shutdown(wait=True, kill_workers=True)
+            pool.shutdown(wait=True, kill_workers=bool(running))  # at rest they leave by themselves, and tidy up
 
 
 @dataclass(frozen=True)
