@@ -23,7 +23,9 @@ LENGTH = 8  # concepts of the sequences shown, or the longest below that every s
 def select(results: Results) -> pd.DataFrame:
     """Merged error of sequences of one length, at every angle that was run with several decays."""
     cells = results.linear
-    cells = cells[cells.task.str.partition(":")[0].eq(SYNTHETIC) & cells.method.isin(SHOWN)]
+    cells = cells[
+        cells.task.map(lambda task: task.partition(":")[0] == SYNTHETIC).astype(bool) & cells.method.isin(SHOWN)
+    ]
     found = intervals(replications(cells, "relative_error", "final"))
     if found.empty:
         return pd.DataFrame(columns=COLUMNS)

@@ -33,12 +33,13 @@ def test_what_exists_is_reported_and_the_rest_named(
     assert code == 0
     assert out.strip() == str(tmp_path / "out" / "index.html")
     missing = [line for line in err.splitlines() if line.startswith("missing: ")]
-    assert len(missing) == 6
+    assert len(missing) == 7
     commands = (
         "--layers synthetic",
         "--layers minilm",
         "--layers diffusion",
         "run --suite ci",
+        "run --suite full --task linear-synthetic",
         "run --suite images",
         "python -m bench history",
     )

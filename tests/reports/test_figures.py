@@ -26,10 +26,10 @@ def spec(request: pytest.FixtureRequest) -> FigureSpec:
     return FIGURES[request.param]
 
 
-def test_every_figure_is_saved_with_its_numbers_and_command(spec: FigureSpec, results: Results, built: Path) -> None:
+def test_every_figure_is_saved_with_its_numbers_and_command(spec: FigureSpec, spectra: Results, built: Path) -> None:
     saved = built.parent / "figures" / spec.name
     pd.testing.assert_frame_equal(
-        read_csv(saved.with_suffix(".csv")), spec.select(results).reset_index(drop=True), check_dtype=False
+        read_csv(saved.with_suffix(".csv")), spec.select(spectra).reset_index(drop=True), check_dtype=False
     )
     text = saved.with_suffix(".txt").read_text()
     assert f"python -m reports figure {spec.name}" in text
@@ -83,3 +83,12 @@ def test_unknown_figure_and_missing_csv(tmp_path: Path) -> None:
         find("tightnes")
     with pytest.raises(StoredFileError, match=r"absent\.csv is no CSV of a figure"):
         read_csv(tmp_path / "absent.csv")
+
+
+def test_spectra_are_told_apart_by_decay_and_angle(spectra: Results, results: Results) -> None:
+    data = FIGURES["spectra"].select(spectra)
+    assert sorted(data.decay.unique()) == [0.5, 1.5, 2.0]
+    assert set(data.angle) == {45.0}
+    assert (data.groupby("method")["mean"].nunique() == 1).all()  # the same cells thrice
+    assert FIGURES["spectra"].select(results).empty  # one decay makes no line
+    assert FIGURES["spectra"].headline(data).startswith("Of 3 spectra at T = 3: ")
