@@ -10,9 +10,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,21 +105,27 @@ class Loky:
         """Run `waiting` empty, or until a worker dies: the cells in flight are then added to `suspects`."""
         from joblib.externals.loky import ProcessPoolExecutor
 
-        pool = ProcessPoolExecutor(workers, initializer=serve_parent, env=self.resources.environment)
-        running: dict[Future[Outcome], Cell] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    cell = waiting.pop(0)
-                    running[pool.submit(work, cell)] = cell
-                for future in _done(running):
-                    outcome = future.result()
-                    del running[future]
-                    yield outcome
-        except BrokenProcessPool:
-            suspects += running.values()
-        finally:
-            pool.shutdown(wait=True, kill_workers=bool(running))  # at rest they leave by themselves, and tidy up
+        with held_interrupts() as interrupted:
+            pool = ProcessPoolExecutor(workers, initializer=serve_parent, env=self.resources.environment)
+            running: dict[Future[Outcome], Cell] = {}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < workers and not interrupted():
+                        cell = waiting.pop(0)
+                        running[pool.submit(work, cell)] = cell
+                    while not (done := [future for future in running if future.done()]):
+                        if interrupted():
+                            time.sleep(0.1)  # loky's thread fails if told to stop before it has handed out a cell
+                            raise KeyboardInterrupt
+                        time.sleep(0.01)
+                    for future in done:
+                        outcome = future.result()
+                        del running[future]
+                        yield outcome
+            except BrokenProcessPool:
+                suspects += running.values()
+            finally:
+                pool.shutdown(wait=True, kill_workers=bool(running))  # at rest they leave by themselves, and tidy up
 
 
 @dataclass(frozen=True)
@@ -238,15 +245,25 @@ def serve_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _done(running: Collection[Future[Outcome]]) -> list[Future[Outcome]]:
-    """Those that are done, one at least.
+@contextmanager
+def held_interrupts() -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C (and SIGTERM, if it is handled as one) is taken note of and not raised.
 
-    A Ctrl-C that comes while `futures.wait` holds its lock is lost in an error of the lock, so this looks again and
-    again instead, for a thousandth of a core.
+    Raised in the middle of what executors do with locks, it is lost in an error of the lock.
+
+    Yields:
+        Whether one has come.
     """
-    while not (done := [future for future in running if future.done()]):
-        time.sleep(0.01)
-    return done
+    seen: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # no other thread gets signals
+    held = [n for n in (signal.SIGINT, signal.SIGTERM) if main and signal.getsignal(n) is signal.default_int_handler]
+    for number in held:
+        signal.signal(number, lambda which, _: seen.append(which))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number in held:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _first_line(error: Exception) -> str:
