@@ -76,7 +76,7 @@ def json_files(path: Path | None, sources: Sequence[str]) -> dict[str, Path]:
     """Source -> the file for its numbers: `path` itself, or one a source in the folder `path`; none without a path.
 
     Raises:
-        BadInputError: a folder where a file is wanted, or the other way round.
+        BadInputError: a folder where a file is wanted or the other way round, or two sources that would share a file.
     """
     if path is None:
         return {}
@@ -86,7 +86,10 @@ def json_files(path: Path | None, sources: Sequence[str]) -> dict[str, Path]:
         return {sources[0]: path}
     if path.is_file():
         raise BadInputError(f"--json {path} is a file; give a folder for the numbers of several --layers")
-    return {source: path / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}.json" for source in sources}
+    files = {source: path / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}.json" for source in sources}
+    if len(set(files.values())) < len(files):
+        raise BadInputError(f"two of --layers {', '.join(sources)} would write one file in {path}; check one at a time")
+    return files
 
 
 def check_all(

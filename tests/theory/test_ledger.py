@@ -193,3 +193,5 @@ def test_several_sources_need_a_folder_for_their_numbers(tmp_path: Path, capsys:
         "synthetic.json",
         "hf-a-b-x.json",
     ]
+    with pytest.raises(BadInputError, match="one file"):
+        cli.json_files(tmp_path, ["hf:a/b", "hf:a-b"])
