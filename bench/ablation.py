@@ -25,6 +25,7 @@ from bench.api import Array
 from bench.methods import load_method
 from bench.metrics import IDENTITY
 from bench.metrics.forgetting import summary
+from bench.options import split_name
 from bench.schema import CellRecord
 from seqlora.errors import BadInputError
 from theory.api import BoundCheck, ClaimResult, Row, Verdict
@@ -66,7 +67,7 @@ class Group:
 
     def best_fusion(self) -> str | None:
         """The fusion with the highest mean final identity."""
-        found = [name for name in self.methods if name.partition(":")[0] in FUSIONS]
+        found = [name for name in self.methods if split_name(name)[0] in FUSIONS]
         return max(found, key=lambda name: float(self.values(name, "final").mean()), default=None)
 
 

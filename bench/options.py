@@ -36,6 +36,12 @@ def with_options(defaults: Options, text: str, what: str, allowed: Iterable[str]
     return replace(defaults, **given)  # type: ignore[type-var]
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Kind and options of a task's or method's name: "seqlora-penalty:gamma=0.2" gives both sides of the colon."""
+    kind, _, options = name.partition(":")
+    return kind, options
+
+
 def canonical_name(name: str, options: Options, defaults: Options) -> str:
     """`name` with those options that differ from the defaults, in the order of the fields: one name for one thing."""
     if options == defaults:

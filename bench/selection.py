@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.api import Cell
+from bench.disturbance import OPTION
+from bench.options import split_name
 from bench.suites import SUITES
 from bench.tasks import ON_MODELS, on_models
 from seqlora.errors import BadInputError
 
 MODELS = ("base", "clip", "identity", "dino", "threshold", "dtype", "checkpointing", "download")  # of `bench.models`
+SETTINGS = (*MODELS, "device", OPTION)  # what tasks understand
 MANY = 100_000  # numbers that an option may stand for: more is a slip of the keyboard
 
 
@@ -28,7 +31,7 @@ def selected(
         BadInputError: an unknown name, a malformed number, or a model that no task would use.
     """
     given = [name for name in MODELS if (options or {}).get(name)]
-    if given and not any(task.partition(":")[0] in ON_MODELS for task in tasks or ()):
+    if given and not any(split_name(task)[0] in ON_MODELS for task in tasks or ()):
         raise BadInputError(f"{', '.join(given)}: only tasks on your own models use this; add --task photos:<folder>")
     names = [on_models(task, options or {}) for task in tasks or ()]
     chosen = SUITES[suite].restricted(names, methods or (), numbers(concepts, "--concepts"), seed_range(seeds))
@@ -76,9 +79,15 @@ def in_shard(cells: list[Cell], shard: str) -> list[Cell]:
 
 
 def settings(options: list[str]) -> dict[str, str]:
-    """Task options from "name=value"."""
+    """Task options from "name=value".
+
+    Raises:
+        BadInputError: another form, or a name that no task knows.
+    """
     pairs = [option.partition("=") for option in options]
     for name, equals, _ in pairs:
         if not (name and equals):
             raise BadInputError(f"--set {name!r} is not name=value")
+        if name not in SETTINGS:
+            raise BadInputError(f"--set {name}: no task knows this; known: {', '.join(SETTINGS)}")
     return {name: value for name, _, value in pairs}

@@ -9,6 +9,7 @@ from itertools import product
 from bench.api import Cell
 from bench.methods import load_method, methods
 from bench.methods.images.ablations import CURVE
+from bench.options import split_name
 from bench.registry import Registry
 from bench.tasks import load_task
 from seqlora.errors import BadInputError
@@ -71,7 +72,7 @@ class Suite:
 
 def _is_among(task: str, chosen: Sequence[str]) -> bool:
     """Whether a set's task is one of those asked for, by its full name or by its kind."""
-    return any(task == name or task.partition(":")[0] == name for name in chosen)
+    return any(task == name or split_name(task)[0] == name for name in chosen)
 
 
 SUITES: Registry[Suite] = Registry("suite")

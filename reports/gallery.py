@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
+from bench.options import split_name
 from bench.schema import CellRecord
 from reports import sheets
 from reports.sources import Results
@@ -92,7 +93,7 @@ def _is_image(path: str) -> bool:
 
 def _strip(record: CellRecord, store: Path, left_out: list[str]) -> Strip:
     cell = record.cell
-    options = cell.method.partition(":")[2]
+    _, options = split_name(cell.method)
     method = f"{record.pretty_name} ({options})" if options else record.pretty_name
     title = f"{cell.task}, T = {cell.n_concepts}, seed {cell.seed}: {method}"
     heads: Sequence[str] = ()

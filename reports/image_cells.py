@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from bench.options import split_name
 from bench.schema import CellRecord
 
 GAMMA_CURVE = ("seqlora", "seqlora-penalty")  # the same method but for the weight of its penalty
@@ -29,7 +30,7 @@ def names(tasks: Iterable[str]) -> dict[str, str]:
     """A short name for every task: its kind, and of its options those that not all tasks of the kind share."""
     options: dict[str, dict[str, list[str]]] = {}  # kind -> task -> options
     for task in tasks:
-        kind, _, text = task.partition(":")
+        kind, text = split_name(task)
         options.setdefault(kind, {})[task] = [option for option in text.split(",") if option]
     short = {}
     for kind, members in options.items():

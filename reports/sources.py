@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bench.collect import read_parquet, table
+from bench.options import split_name
 from bench.regression import history
 from bench.schema import CellRecord
 from bench.store import Store
@@ -153,7 +154,7 @@ class Results:
         return {
             **{name: name in self.sources for name in LAYERS},
             "bench": len(self.linear) > 0,
-            "spectra": sum(task.partition(":")[0] == SYNTHETIC for task in self.linear.task.unique()) > 2,
+            "spectra": sum(split_name(task)[0] == SYNTHETIC for task in self.linear.task.unique()) > 2,
             "images": len(self.images) > 0,
             "timing": len(self.ratios) > 0,
             "history": len(self.history) > 0,

@@ -216,6 +216,7 @@ CASES: dict[str, Case] = {
     "no dask scheduler": Case(f"{RUN} {{place}}/new --executor dask --scheduler x://y", ("'x://y'", "dask scheduler")),
     "no such cluster": Case(f"{RUN} {{place}}/new --executor submitit --scheduler mars", ("'mars'", "slurm or local")),
     "a setting without value": Case("bench run --set base", ("'base'", "name=value")),
+    "a setting that no task knows": Case("bench run --set disturbence=1", ("disturbence", "disturbance", "device")),
     "no workers": Case("bench run --workers 0", ("--workers", "--help")),
     "no such option": Case("bench run --no-such-option", ("--no-such-option", "--help")),
     "no such command": Case("bench no-such-command", ("no-such-command", "--help")),

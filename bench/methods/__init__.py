@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.options import canonical_name, with_options
+from bench.options import canonical_name, split_name, with_options
 from bench.registry import Registry
 
 # family -> the registry of its methods, imported when a task of the family is used.
@@ -29,7 +29,7 @@ def load_method(family: str, name: str) -> tuple[str, Any]:
     Raises:
         BadInputError: no such method, or no such setting.
     """
-    kind, _, options = name.partition(":")
+    kind, options = split_name(name)
     default = methods(family)[kind]
     method = with_options(default, options, f"method {kind}", allowed=default.settings)
     return canonical_name(kind, method, default), method

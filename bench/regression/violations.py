@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.metrics import METRICS
+from bench.options import split_name
 from bench.schema import CellRecord
 
 # Methods whose bases are orthogonal to one another by construction, in every family.
@@ -30,7 +31,7 @@ def _claims(record: CellRecord) -> Iterator[str]:
 
 
 def _overlaps(record: CellRecord) -> Iterator[str]:
-    if record.cell.method.partition(":")[0] not in ORTHOGONAL:
+    if split_name(record.cell.method)[0] not in ORTHOGONAL:
         return
     largest: dict[tuple[str, int | None, int | None], float] = {}
     for value in record.values:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from bench.api import Task
+from bench.options import split_name
 from bench.registry import Registry
 
 # name -> function of the text after the first colon ("" if there is none)
@@ -28,7 +29,7 @@ def load_task(name: str) -> Task:
     Raises:
         BadInputError: no such task, or options that it does not know.
     """
-    kind, _, options = name.partition(":")
+    kind, options = split_name(name)
     return TASKS[kind](options)
 
 
@@ -38,5 +39,5 @@ def on_models(name: str, options: Mapping[str, str]) -> str:
     Raises:
         BadInputError: a model is not there.
     """
-    kind, _, text = name.partition(":")
+    kind, text = split_name(name)
     return ON_MODELS[kind](text, options) if kind in ON_MODELS else name

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.options import split_name
 from reports.figures.api import FigureSpec
 from reports.frames import distinct, groups
 from reports.sources import Results
@@ -25,7 +26,7 @@ def select(results: Results) -> pd.DataFrame:
     cells = results.cells[results.cells.status == "done"]
     if cells.empty:
         return pd.DataFrame(columns=COLUMNS)
-    kinds = cells.task.str.partition(":")[0]
+    kinds = cells.task.map(lambda task: split_name(task)[0])
     tasks = [
         min(part.groupby("task").n_concepts.nunique().items(), key=lambda found: (-found[1], len(found[0])))[0]
         for _, part in cells.groupby(kinds, sort=False)

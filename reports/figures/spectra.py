@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.options import with_options
+from bench.options import split_name, with_options
 from bench.tasks.linear import SyntheticOptions
 from reports.figures.api import FigureSpec
 from reports.sources import SYNTHETIC, Results
@@ -23,13 +23,11 @@ LENGTH = 8  # concepts of the sequences shown, or the longest below that every s
 def select(results: Results) -> pd.DataFrame:
     """Merged error of sequences of one length, at every angle that was run with several decays."""
     cells = results.linear
-    cells = cells[
-        cells.task.map(lambda task: task.partition(":")[0] == SYNTHETIC).astype(bool) & cells.method.isin(SHOWN)
-    ]
+    cells = cells[cells.task.map(lambda task: split_name(task)[0] == SYNTHETIC).astype(bool) & cells.method.isin(SHOWN)]
     found = intervals(replications(cells, "relative_error", "final"))
     if found.empty:
         return pd.DataFrame(columns=COLUMNS)
-    options = [with_options(SyntheticOptions(), task.partition(":")[2], "task") for task in found.task]
+    options = [with_options(SyntheticOptions(), split_name(task)[1], "task") for task in found.task]
     data = found.assign(decay=[o.decay for o in options], angle=[o.angle for o in options])
     several = data.groupby(["angle", "n_concepts"]).decay.transform("nunique") >= LEAST
     data = data[several & (data.n_concepts <= LENGTH)]
