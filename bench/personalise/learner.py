@@ -31,7 +31,10 @@ from seqlora.errors import NonFiniteError
 from seqlora.sequence import Step
 
 UNET_ATTENTION = r"unet\..*attn[12]\.(to_q|to_k|to_v|to_out\.0)"
-WITH_TEXT_ENCODER = UNET_ATTENTION + r"|text_encoder\..*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+UNET_FEED_FORWARD = r"unet\..*ff\.net\.(0\.proj|2)"
+TEXT_ENCODER = r"text_encoder\..*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+LAYERS = {"attention": UNET_ATTENTION, "transformer": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}"}
+"""Which layers of the UNet may be adapted, by name: what the papers adapt, and all linear ones of its transformers."""
 TOKEN = "token"  # name of the embeddings among a concept's extra parameters
 
 

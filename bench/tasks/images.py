@@ -23,6 +23,7 @@ from bench.metrics.energies import forgetting_energies, geometry, update_changes
 from bench.metrics.guarantees import guarantees
 from bench.metrics.identity import Recognises
 from bench.personalise.images import ConceptImages
+from bench.personalise.learner import LAYERS
 from bench.personalise.pool import Bases
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio, Update
@@ -57,6 +58,7 @@ class ImageWorkshop:
 
     Attributes:
         prompts: templates that every concept is drawn with.
+        layers: regular expression of the UNet's layers that are adapted.
         rates: learning rates that replace those of the methods.
         notes: settings of the result that data and models decide.
         weights: name -> SHA-256 of the files that were used.
@@ -76,6 +78,7 @@ class ImageWorkshop:
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     scenes: Scenes | None = None
+    layers: str = LAYERS["attention"]
     drawn: dict[str, tuple[dict[str, NDArray[np.float64]], Pixels]] = field(default_factory=dict)
 
     @property

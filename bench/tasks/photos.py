@@ -24,7 +24,7 @@ from bench.models import Models, load_pipeline, pipeline_hashes
 from bench.options import canonical_name, with_options
 from bench.personalise.folders import ConceptSource, concept_sources, text_of
 from bench.personalise.images import SUBJECT, ConceptImages
-from bench.personalise.learner import Budget
+from bench.personalise.learner import LAYERS, Budget
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.seeds import Seeds, concept_order
@@ -58,6 +58,7 @@ class PhotoOptions:
     batch: int = 2
     lora_rate: float = 1e-4
     token_rate: float = 1e-3
+    layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
     held_out: float = 0.3  # share of a concept's photos that become references, unless it has a folder of them
     prompts: int = 10  # of the file `prompts.txt`, or of our own; one image each
     scenes: int = 1  # images a pair of concepts that are drawn together; 0: none
@@ -75,9 +76,11 @@ class PhotoOptions:
             or min(self.size, self.scenes) < 0
             or not 0 < self.held_out < 1
             or min(self.lora_rate, self.token_rate) <= 0
+            or self.layers not in LAYERS
         ):
             raise BadInputError(
-                f"{self}: counts and rates must be positive, size and scenes not negative, held_out in (0, 1)"
+                f"{self}: counts and rates must be positive, size and scenes not negative, held_out in (0, 1), "
+                f"layers one of {', '.join(LAYERS)}"
             )
 
 
@@ -221,6 +224,7 @@ def _workshop(task: PhotoTask, models: Models, n_concepts: int, order: int, seed
         {"size": size, "dtype": models.dtype, **notes},
         models.weights(),
         scenes_of(n_concepts, options.scenes, size, seeds),
+        LAYERS[options.layers],
     )
 
 

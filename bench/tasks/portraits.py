@@ -22,7 +22,7 @@ from bench.metrics.identity import IdentityJudge
 from bench.models import without_bars
 from bench.options import canonical_name, with_options
 from bench.personalise.images import ConceptImages
-from bench.personalise.learner import Budget
+from bench.personalise.learner import LAYERS, Budget
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.seeds import Seeds, concept_order
@@ -55,12 +55,15 @@ class PortraitOptions:
     guidance: float = 3.0
     scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
+    layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.rank, self.steps, self.batch, self.images, self.references, self.prompts, self.sampler_steps)
-        if min(counts) < 1 or self.scenes < 0 or self.split not in SIZES:
-            raise BadInputError(f"{self}: all counts must be positive, split one of {', '.join(SIZES)}")
+        if min(counts) < 1 or self.scenes < 0 or self.split not in SIZES or self.layers not in LAYERS:
+            raise BadInputError(
+                f"{self}: all counts must be positive, split one of {', '.join(SIZES)}, layers of {', '.join(LAYERS)}"
+            )
 
 
 class PortraitTask(ImageTask):
@@ -202,6 +205,7 @@ def _cached_workshop(
         options.rank,
         int(seeds.rng("initialisation").integers(2**31)),
         scenes=scenes_of([people[i] for i in chosen], options.scenes, seeds),
+        layers=LAYERS[options.layers],
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from bench.api import Role, Scalar
-from bench.personalise.learner import UNET_ATTENTION
 from bench.personalise.pool import Bases
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Studio, Update
@@ -25,6 +24,10 @@ class Workshop(Protocol):
     @property
     def rank(self) -> int:
         """Directions of each concept in each layer."""
+
+    @property
+    def layers(self) -> str:
+        """Regular expression of the UNet's layers that are adapted, the same for all methods."""
 
     @property
     def seed(self) -> int:
@@ -98,14 +101,14 @@ RATES: Mapping[str, Any] = {
     "coefficient_learning_rate": 4e-3,
     "extra_learning_rate": 5e-2,
     "schedule": "cosine",
-    "target_modules": UNET_ATTENTION,
     "start_batches": 8,
 }
 
 
 def config(workshop: Workshop, **changes: Any) -> SeqLoRAConfig:
     """A configuration with the budget and the rates that all methods share, and what the method changes."""
-    return SeqLoRAConfig(**{**RATES, "rank": workshop.rank, "seed": workshop.seed, **changes})
+    given = {"rank": workshop.rank, "seed": workshop.seed, "target_modules": workshop.layers}
+    return SeqLoRAConfig(**{**RATES, **given, **changes})
 
 
 def weighted_sum(learnt: Sequence[Learnt], weights: Sequence[float]) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from bench.methods.images.fusion import (
     solve_by_lbfgs,
     solve_exactly,
 )
-from bench.personalise.learner import UNET_ATTENTION, WITH_TEXT_ENCODER
+from bench.personalise.learner import TEXT_ENCODER
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Update
 from bench.personalise.tokens import ED_LORA
@@ -51,7 +51,7 @@ class EDLoRAAverage(ImageMethod):
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
-        layers = WITH_TEXT_ENCODER if self.text_encoder else UNET_ATTENTION
+        layers = f"{workshop.layers}|{TEXT_ENCODER}" if self.text_encoder else workshop.layers
         free = config(
             workshop,
             basis="free",

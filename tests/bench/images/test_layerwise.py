@@ -13,7 +13,7 @@ from bench.personalise.batches import token_ids
 from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.export import export_concept, load_words
 from bench.personalise.layerwise import cross_attention_layers, layerwise
-from bench.personalise.learner import UNET_ATTENTION, WITH_TEXT_ENCODER
+from bench.personalise.learner import TEXT_ENCODER, UNET_ATTENTION
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio
 from bench.personalise.tokens import ED_LORA, WordStyle, add_token, add_words, first_embeddings, replaced, subject_of
@@ -178,7 +178,7 @@ def test_one_region_with_layerwise_words_is_ordinary_drawing_with_them(load: Cal
 
 
 def test_ed_lora_with_the_text_encoder_adapted(training: Training, load: Callable[[], Any]) -> None:
-    config = SeqLoRAConfig.from_json({**PLAIN.to_json(), "target_modules": WITH_TEXT_ENCODER})
+    config = SeqLoRAConfig.from_json({**PLAIN.to_json(), "target_modules": f"{UNET_ATTENTION}|{TEXT_ENCODER}"})
     learnt = training.run(config, load, style=ED_LORA)[0]
     assert isinstance(learnt, Learnt)
     text = [layer for layer in learnt.factors if layer.startswith("text_encoder.")]

@@ -16,7 +16,7 @@ from bench.personalise.batches import ConceptBatches, token_ids
 from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.export import TOKEN_FILE, export_concept
 from bench.personalise.images import ConceptImages, load_folder
-from bench.personalise.learner import UNET_ATTENTION, WITH_TEXT_ENCODER
+from bench.personalise.learner import LAYERS, TEXT_ENCODER, UNET_ATTENTION
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.personalise.tokens import add_token, replaced
@@ -181,7 +181,7 @@ def test_images_do_not_depend_on_the_batch(load: Callable[[], Any]) -> None:
 def test_text_encoder_can_be_adapted_too_and_is_exported(
     training: Training, load: Callable[[], Any], tmp_path: Path
 ) -> None:
-    learnt = training.run(replace(PLAIN, target_modules=WITH_TEXT_ENCODER), load)[0]
+    learnt = training.run(replace(PLAIN, target_modules=f"{UNET_ATTENTION}|{TEXT_ENCODER}"), load)[0]
     text = [layer for layer in learnt.factors if layer.startswith("text_encoder.")]
     assert len(text) == 8  # q, k, v, out of two layers
     assert any(bool(learnt.factors[layer][1].abs().sum() > 0) for layer in text)
@@ -195,6 +195,23 @@ def test_text_encoder_can_be_adapted_too_and_is_exported(
     ours = studio.pipeline.text_encoder(token_ids(plain, ["a photo of a person"])).last_hidden_state
     torch.testing.assert_close(after, ours, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_feed_forward_layers_can_be_adapted_too_and_are_exported(
+    training: Training, load: Callable[[], Any], tmp_path: Path
+) -> None:
+    few, all_ = (training.run(replace(PLAIN, target_modules=LAYERS[name]), load)[0] for name in LAYERS)
+    added = set(all_.factors) - set(few.factors)
+    blocks = {layer.partition(".attn1")[0] for layer in few.factors if ".attn1.to_q" in layer}
+    assert added == {f"{block}.ff.net.{part}" for block in blocks for part in ("0.proj", "2")}
+    assert all(bool(all_.factors[layer][1].abs().sum() > 0) for layer in added)
+    plain = load()
+    plain.load_lora_weights(str(export_concept(all_, tmp_path / "ann")))
+    studio = Studio(load(), 16, steps=1, guidance=1.0)
+    studio.show({layer: B @ A for layer, (A, B) in all_.factors.items()})
+    latents, states = torch.ones(1, 4, 8, 8), torch.ones(1, 3, plain.unet.config.cross_attention_dim)
+    drawn = [pipe.unet(latents, 3, states).sample for pipe in (plain, studio.pipeline)]
+    torch.testing.assert_close(*drawn, atol=1e-5, rtol=1e-4)
 
 
 def test_masks_travel_with_their_images(load: Callable[[], Any], concepts: tuple[ConceptImages, ...]) -> None:
