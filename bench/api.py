@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,3 +174,11 @@ class Task(Protocol):
 
     def estimate(self, cell: Cell) -> float:
         """Rough seconds on one core, used only until cells of the same kind have been timed."""
+
+
+@runtime_checkable
+class SharesWork(Protocol):
+    """A task whose cells use what one of them has computed (trainings that several merge methods start from)."""
+
+    def shared(self, cell: Cell) -> tuple[str, float]:
+        """Name of what is shared and its part of `estimate`; cells with the same name need it once."""

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
-from bench.api import Cell
+from bench.api import Cell, SharesWork
 from bench.schema import CellRecord
 from bench.tasks import load_task
 
 
 def estimate_seconds(cells: Sequence[Cell], timed: Iterable[CellRecord], workers: int = 1) -> float:
-    """Seconds until all of `cells` are done.
+    """Seconds until all of `cells` are done; what several of them share counts once.
 
     Args:
         cells: what is missing.
@@ -25,9 +25,18 @@ def estimate_seconds(cells: Sequence[Cell], timed: Iterable[CellRecord], workers
             for kind in _kinds(record.to_cell()):
                 times[kind].append(record.timing["total_seconds"])
 
+    counted: set[str] = set()
+
     def seconds(cell: Cell) -> float:
         known = next((times[kind] for kind in _kinds(cell) if times.get(kind)), None)
-        return mean(known) if known else load_task(cell.task).estimate(cell)
+        if known:
+            return mean(known)
+        task = load_task(cell.task)
+        work, part = task.shared(cell) if isinstance(task, SharesWork) else ("", 0.0)
+        if work in counted:
+            return task.estimate(cell) - part
+        counted.add(work)
+        return task.estimate(cell)
 
     return sum(map(seconds, cells)) / max(1, min(workers, len(cells)))
 

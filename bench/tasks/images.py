@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.api import Cell, CellResult, Context, MetricMatrix, Scalar, Value
-from bench.composed import Scenes, compose
+from bench.composed import Scenes, adjacent_pairs, compose
+from bench.methods import load_method
 from bench.methods.images.api import ImageMethod, weighted_sum
+from bench.methods.images.asked import asked_training
 from bench.metrics.clip import ClipJudge, drift
 from bench.metrics.dino import DinoJudge
 from bench.metrics.energies import forgetting_energies, geometry, update_changes
@@ -140,6 +142,20 @@ class ImageTask(ABC):
     """A task of the family "images"."""
 
     family = "images"
+    options: Any  # a dataclass with rank, steps, batch, layers, prompts, scenes and sampler_steps
+
+    def estimate(self, cell: Cell) -> float:
+        """See `Task.estimate`; as if every base were the embedded one, until cells have been timed."""
+        o, T = self.options, cell.n_concepts
+        scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two images, drawn twice
+        return self.shared(cell)[1] + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
+
+    def shared(self, cell: Cell) -> tuple[str, float]:
+        """See `SharesWork.shared`: the training."""
+        o, method = self.options, load_method(self.family, cell.method)[1]
+        what = asked_training(method, o.rank, ("",) * cell.n_concepts, LAYERS[o.layers])
+        seconds = 0.025 * cell.n_concepts * o.steps * o.batch if what else 0.0
+        return f"{cell.task} {cell.n_concepts} {cell.order} {cell.seed} {what}", seconds
 
     @abstractmethod
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:

@@ -126,12 +126,6 @@ class PhotoTask(ImageTask):
         """Concepts in the folder."""
         return len(self.sources)
 
-    def estimate(self, cell: Cell) -> float:
-        """See `Task.estimate`; as if the pipeline were the embedded one, until cells have been timed."""
-        o, T = self.options, cell.n_concepts
-        scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two photos, drawn twice
-        return 0.025 * T * o.steps * o.batch + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
-
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`.
 

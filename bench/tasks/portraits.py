@@ -85,12 +85,6 @@ class PortraitTask(ImageTask):
         """People in the split."""
         return SIZES[self.options.split]
 
-    def estimate(self, cell: Cell) -> float:
-        """See `Task.estimate`; trainings that are shared are counted in full."""
-        o, T = self.options, cell.n_concepts
-        scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two portraits, drawn twice
-        return 0.025 * T * o.steps * o.batch + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
-
     def workshop(self, cell: Cell, context: Context) -> ImageWorkshop:
         """See `ImageTask.workshop`."""
         which = disturbance(context.options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.api import Cell
@@ -116,6 +118,18 @@ def test_estimates_come_from_timed_cells_of_the_same_kind(scripted: ScriptedTask
     assert estimate_seconds(cells, [timed], workers=2) == 10.0
     assert estimate_seconds([Cell("scripted", "seqlora", 3)], [timed]) == 2.0
     assert estimate_seconds([], [timed]) == 0.0
+
+
+def test_an_estimate_counts_a_shared_training_once() -> None:
+    task = "portraits:steps=7"
+    plain, fusion, learned, base = (Cell(task, name, 4) for name in ("plain-sum", "fusion", "seqlora", "base"))
+    alone = {cell: estimate_seconds([cell], []) for cell in (plain, fusion, learned, base)}
+    training = 0.025 * 4 * 7 * 8  # seconds an image, concepts, steps, images a step
+    assert alone[plain] == alone[fusion] == pytest.approx(alone[base] + training)
+    assert estimate_seconds([plain, fusion], []) == pytest.approx(alone[plain] + alone[base])
+    assert estimate_seconds([plain, learned], []) == pytest.approx(alone[plain] + alone[learned])
+    other_seed = replace(fusion, seed=1)
+    assert estimate_seconds([plain, other_seed], []) == pytest.approx(2 * alone[plain])
 
 
 def test_durations_in_words() -> None:
