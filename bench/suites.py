@@ -104,12 +104,14 @@ IMAGE_METHODS = (
     "orthogonal-adaptation-weight",
     "base",
 )
-PEOPLE = "portraits:steps=120,prompts=4,sampler_steps=12"
+PEOPLE = "portraits:steps=240,batch=4,prompts=4,sampler_steps=12,start_batches=24,layers=transformer"
 CONTROLS = ("penalty-without-base", "penalty-output-scale", "orthogonal-adaptation", "alternating", "frozen-same",
             "token-only", "plain-norm-matched", "orthogonal-adaptation-weight", "base")  # fmt: skip
 MAIN = tuple(name for name in IMAGE_METHODS if name not in CONTROLS)  # nine trainings
 SIDE = (*CONTROLS, *CURVE)
-FOUR_PEOPLE = CellSet("portraits:steps=80,prompts=6,sampler_steps=12,scenes=1", IMAGE_METHODS, n_concepts=(4,))
+FOUR_PEOPLE = CellSet(
+    "portraits:steps=160,batch=4,prompts=6,sampler_steps=12,scenes=1,layers=transformer", IMAGE_METHODS, n_concepts=(4,)
+)
 LEFT_OUT = (  # of the ci suite: controls of controls
     "frozen-same",
     "penalty-without-base",

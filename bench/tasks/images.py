@@ -61,7 +61,7 @@ class ImageWorkshop:
     Attributes:
         prompts: templates that every concept is drawn with.
         layers: regular expression of the UNet's layers that are adapted.
-        rates: learning rates that replace those of the methods.
+        rates: learning rates and the like that replace those of the methods.
         notes: settings of the result that data and models decide.
         weights: name -> SHA-256 of the files that were used.
         scenes: images of two concepts to draw after the last stage, or None.

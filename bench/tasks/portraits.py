@@ -55,11 +55,13 @@ class PortraitOptions:
     guidance: float = 3.0
     scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
+    start_batches: int = 8  # that bases start from, and that the penalty remembers a concept by
     layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        counts = (self.rank, self.steps, self.batch, self.images, self.references, self.prompts, self.sampler_steps)
+        counts = (self.rank, self.steps, self.batch, self.images, self.references, self.prompts, self.sampler_steps,
+                  self.start_batches)  # fmt: skip
         if min(counts) < 1 or self.scenes < 0 or self.split not in SIZES or self.layers not in LAYERS:
             raise BadInputError(
                 f"{self}: all counts must be positive, split one of {', '.join(SIZES)}, layers of {', '.join(LAYERS)}"
@@ -198,6 +200,7 @@ def _cached_workshop(
         tuple(seeds.sequence("evaluation", 1, j) for j in range(n_concepts + 1)),
         options.rank,
         int(seeds.rng("initialisation").integers(2**31)),
+        {"start_batches": options.start_batches},
         scenes=scenes_of([people[i] for i in chosen], options.scenes, seeds),
         layers=LAYERS[options.layers],
     )
