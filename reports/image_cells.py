@@ -44,6 +44,6 @@ def gammas(records: Iterable[CellRecord]) -> dict[str, float]:
     """Weight of the forgetting penalty of every SeqLoRA variant with orthogonal bases, by method."""
     found = {}
     for record in records:
-        if record.cell.method.partition(":")[0] in GAMMA_CURVE:
+        if split_name(record.cell.method)[0] in GAMMA_CURVE:
             found[record.cell.method] = float(record.settings.get("gamma") or 0.0)
     return found
