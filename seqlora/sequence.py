@@ -23,6 +23,7 @@ from seqlora.files import check_name
 from seqlora.groups import complement_projectors, group_layers, remaining_room, set_penalty
 from seqlora.start import (
     Loss,
+    empty_moments,
     gather_gradients,
     gather_moments,
     gather_sensitivities,
@@ -252,10 +253,12 @@ class ConceptSequence(StoredModel):
             return
         batches = list(batches)
         with self._aside():
-            moments = gather_moments(self.model, self.layers, batches, loss, self.config)
-            sensitivities = dict.fromkeys(self.base, 1.0)
             if self.config.forgetting_scale == "gradient":
-                sensitivities = gather_sensitivities(self.model, self.layers, batches, loss)
+                moments = empty_moments(self.layers, self.config)
+                sensitivities = gather_sensitivities(self.model, self.layers, batches, loss, moments)
+            else:
+                moments = gather_moments(self.model, self.layers, batches, loss, self.config)
+                sensitivities = dict.fromkeys(self.base, 1.0)
         self.past.add(moments, sensitivities, self.config, name)
 
     @classmethod

@@ -26,7 +26,16 @@ def gather_moments(
     model: torch.nn.Module, layers: Sequence[AdaptedLayer], batches: Iterable[Any], loss: Loss, config: SeqLoRAConfig
 ) -> dict[str, Moment]:
     """Second moment of every layer's input over `batches`, without gradients."""
-    moments: dict[str, Moment] = {
+    moments = empty_moments(layers, config)
+    with torch.no_grad(), recording(layers, lambda layer, rows: moments[layer.name].update(rows)):
+        for batch in batches:
+            loss(model, batch)
+    return moments
+
+
+def empty_moments(layers: Sequence[AdaptedLayer], config: SeqLoRAConfig) -> dict[str, Moment]:
+    """A moment of each layer's inputs, exact or sketched, that has seen nothing yet."""
+    return {
         layer.name: (
             ExactMoment(layer.weight.shape[1])
             if config.moments == "exact"
@@ -34,10 +43,6 @@ def gather_moments(
         )
         for layer in layers
     }
-    with torch.no_grad(), recording(layers, lambda layer, rows: moments[layer.name].update(rows)):
-        for batch in batches:
-            loss(model, batch)
-    return moments
 
 
 def gather_gradients(
@@ -63,9 +68,15 @@ def gather_gradients(
 
 
 def gather_sensitivities(
-    model: torch.nn.Module, layers: Sequence[AdaptedLayer], batches: Iterable[Any], loss: Loss
+    model: torch.nn.Module,
+    layers: Sequence[AdaptedLayer],
+    batches: Iterable[Any],
+    loss: Loss,
+    moments: Mapping[str, Moment] | None = None,
 ) -> dict[str, float]:
     """How much the loss reacts to each layer's output: `sum over rows of ‖dL/dy‖² / m`, the trace of a Fisher block.
+
+    The inputs that pass by are counted into `moments`, if there are any: that saves a pass of its own.
 
     With it, `tr(M S M^T)` times this number estimates what a change M of the weight does to the loss (K-FAC with a
     multiple of the identity in place of the output factor; Martens & Grosse 2015).
@@ -75,9 +86,13 @@ def gather_sensitivities(
     def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
         squares[layer.name] += float(output_gradient.square().sum()) / output_gradient.shape[-1]
 
+    def count(layer: AdaptedLayer, rows: Tensor) -> None:
+        if moments is not None:
+            moments[layer.name].update(rows)
+
     for layer in layers:
         layer.B.requires_grad_(True)  # as in `gather_gradients`
-    with torch.enable_grad(), recording(layers, lambda layer, rows: None, add):
+    with torch.enable_grad(), recording(layers, count, add):
         for batch in batches:
             value = loss(model, batch)
             if not bool(torch.isfinite(value)):

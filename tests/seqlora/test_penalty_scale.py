@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqlora import ConceptSequence
-from seqlora.start import gather_sensitivities
+from seqlora.start import empty_moments, gather_moments, gather_sensitivities
 
 
 def test_sensitivities_equal_autograd(mlp: SimpleNamespace) -> None:
@@ -23,6 +23,16 @@ def test_sensitivities_equal_autograd(mlp: SimpleNamespace) -> None:
     sequence = ConceptSequence(model, mlp.config())
     found = gather_sensitivities(sequence.model, sequence.layers, batches, mlp.loss)
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_pass_counts_the_same_moments_as_a_pass_of_their_own(mlp: SimpleNamespace) -> None:
+    sequence = ConceptSequence(mlp.model(), mlp.config())
+    given = (sequence.model, sequence.layers, mlp.batches(0, 3), mlp.loss)
+    together = empty_moments(sequence.layers, sequence.config)
+    gather_sensitivities(*given, together)
+    for name, moment in gather_moments(*given, sequence.config).items():
+        assert moment.count > 0
+        assert torch.equal(together[name].matrix(), moment.matrix())
 
 
 @pytest.mark.parametrize("scale", ["output", "gradient"])
