@@ -181,4 +181,4 @@ class SharesWork(Protocol):
     """A task whose cells use what one of them has computed (trainings that several merge methods start from)."""
 
     def shared(self, cell: Cell) -> tuple[str, float]:
-        """Name of what is shared and its part of `estimate`; cells with the same name need it once."""
+        """Name of what is shared and its seconds, which `estimate` leaves out; it is needed once for each name."""

@@ -25,20 +25,19 @@ def estimate_seconds(cells: Sequence[Cell], timed: Iterable[CellRecord], workers
             for kind in _kinds(record.to_cell()):
                 times[kind].append(record.timing["total_seconds"])
 
-    counted: set[str] = set()
-
-    def seconds(cell: Cell) -> float:
+    own = 0.0
+    shared: dict[str, float] = {}
+    for cell in cells:
         known = next((times[kind] for kind in _kinds(cell) if times.get(kind)), None)
         if known:
-            return mean(known)
+            own += mean(known)
+            continue
         task = load_task(cell.task)
-        work, part = task.shared(cell) if isinstance(task, SharesWork) else ("", 0.0)
-        if work in counted:
-            return task.estimate(cell) - part
-        counted.add(work)
-        return task.estimate(cell)
-
-    return sum(map(seconds, cells)) / max(1, min(workers, len(cells)))
+        own += task.estimate(cell)
+        if isinstance(task, SharesWork):
+            name, seconds = task.shared(cell)
+            shared[name] = seconds
+    return (own + sum(shared.values())) / max(1, min(workers, len(cells)))
 
 
 def in_words(seconds: float) -> str:

@@ -42,6 +42,12 @@ def split_name(name: str) -> tuple[str, str]:
     return kind, options
 
 
+def labelled(label: str, name: str) -> str:
+    """What people read of a name: its label, and in parentheses the options that were changed."""
+    _, options = split_name(name)
+    return f"{label} ({options})" if options else label
+
+
 def canonical_name(name: str, options: Options, defaults: Options) -> str:
     """`name` with those options that differ from the defaults, in the order of the fields: one name for one thing."""
     if options == defaults:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.options import split_name
+from bench.options import labelled
 from reports.statistics import t_interval
 
 
@@ -50,8 +50,7 @@ def text(value: str) -> Entry:
 
 def method_name(row: Any) -> Entry:
     """A method's name in words, with the settings that were changed."""
-    _, options = split_name(str(row.method))
-    return text(f"{row.pretty_name} ({options})" if options else str(row.pretty_name))
+    return text(labelled(str(row.pretty_name), str(row.method)))
 
 
 def number(value: float | None, digits: int = 3) -> Entry:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
-from bench.options import split_name
+from bench.options import labelled
 from bench.schema import CellRecord
 from reports import sheets
 from reports.sources import Results
@@ -93,8 +93,7 @@ def _is_image(path: str) -> bool:
 
 def _strip(record: CellRecord, store: Path, left_out: list[str]) -> Strip:
     cell = record.cell
-    _, options = split_name(cell.method)
-    method = f"{record.pretty_name} ({options})" if options else record.pretty_name
+    method = labelled(record.pretty_name, cell.method)
     title = f"{cell.task}, T = {cell.n_concepts}, seed {cell.seed}: {method}"
     heads: Sequence[str] = ()
     rows: Sequence[tuple[str, Sequence[Picture]]] = ()

@@ -24,6 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
+from bench.options import labelled, split_name
+
 INK, FAINT, GRID, PAPER = "#1f2328", "#646b73", "#d9dde2", "#ffffff"
 BLUE, RED, GREEN, PURPLE, GOLD, SKY, GREY = (
     "#06588f", "#9a3412", "#0b9d82", "#c936bf", "#b3851d", "#3a8cc4", "#6e757d",
@@ -139,7 +141,7 @@ FAMILIES = {
 def in_order(names: Iterable[str]) -> list[str]:
     """Methods as tables and legends list them; unknown ones last, as they come."""
     known = list(METHODS)
-    return sorted(dict.fromkeys(names), key=lambda name: _place(name.partition(":")[0], known))
+    return sorted(dict.fromkeys(names), key=lambda name: _place(split_name(name)[0], known))
 
 
 def _place(kind: str, known: list[str]) -> int:
@@ -148,10 +150,10 @@ def _place(kind: str, known: list[str]) -> int:
 
 def look(name: str, index: int = 0) -> Look:
     """How a method is drawn; its options (after a colon) are added to its label."""
-    kind, _, options = name.partition(":")
+    kind, _ = split_name(name)
     if kind in METHODS:
         known = METHODS[kind]
-        return Look(known.colour, known.marker, f"{known.label} ({options})" if options else known.label, known.hollow)
+        return Look(known.colour, known.marker, labelled(known.label, name), known.hollow)
     return cycled(name, index)
 
 

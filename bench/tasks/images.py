@@ -145,10 +145,10 @@ class ImageTask(ABC):
     options: Any  # a dataclass with rank, steps, batch, layers, prompts, scenes and sampler_steps
 
     def estimate(self, cell: Cell) -> float:
-        """See `Task.estimate`; as if every base were the embedded one, until cells have been timed."""
+        """See `Task.estimate`: drawing, as if every base were the embedded one."""
         o, T = self.options, cell.n_concepts
         scenes = 4 * len(adjacent_pairs(T)) * o.scenes  # each as wide as two images, drawn twice
-        return self.shared(cell)[1] + 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
+        return 0.01 * (T * (T + 5) / 2 * o.prompts + scenes) * o.sampler_steps
 
     def shared(self, cell: Cell) -> tuple[str, float]:
         """See `SharesWork.shared`: the training."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bench.api import Cell, Context
 from bench.composed import ScenePrompt, Scenes, adjacent_pairs
 from bench.disturbance import disturb_weights, disturbance, stream
+from bench.methods.images.api import RATES
 from bench.metrics.clip import ClipJudge
 from bench.metrics.identity import IdentityJudge
 from bench.models import without_bars
@@ -55,7 +56,7 @@ class PortraitOptions:
     guidance: float = 3.0
     scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
-    start_batches: int = 8  # that bases start from, and that the penalty remembers a concept by
+    start_batches: int = RATES["start_batches"]  # that bases start from, and that the penalty remembers a concept by
     layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
     bfloat16: bool = False
 
