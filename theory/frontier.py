@@ -129,9 +129,11 @@ class Frontier:
 
     def support(self, gamma: float) -> float:
         """Largest g(M) - gamma F(M) over all M of rank at most r: h(gamma), convex and decreasing in gamma."""
-        # theta_k are the eigenvalues of K W^-1 K^T as well, W = S + gamma S_past: m x m instead of n x n.
-        K, m = self._cross * self._inverse_root(gamma), len(self.cross)
-        top = scipy.linalg.eigh(K @ K.T, eigvals_only=True, subset_by_index=(m - self.rank, m - 1))
+        # theta_k are the squared singular values of K W^-1/2: eigenvalues of its smaller Gram matrix, m x m or k x k.
+        K = self._cross * self._inverse_root(gamma)
+        gram = K @ K.T if K.shape[0] <= K.shape[1] else K.T @ K
+        last = len(gram) - 1
+        top = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(max(0, last + 1 - self.rank), last))
         return float(np.maximum(top, 0.0).sum())
 
     def optimum(self, gamma: float) -> Array:
