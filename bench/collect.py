@@ -104,9 +104,13 @@ def write_parquet(path: Path, suite: str, records: Sequence[CellRecord]) -> None
         for record in records
     }
     footer = {"schema_version": SCHEMA_VERSION, "suite": suite, "cells": cells}
-    arrow = _arrow(records).replace_schema_metadata({"seqlora": json.dumps(footer, sort_keys=True)})
-    with atomic_write(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    # The stored schema would hold the footer a second time; the columns' types need none.
+    with (
+        atomic_write(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd", store_schema=False) as writer,
+    ):
+        writer.write_table(_arrow(records))
+        writer.add_key_value_metadata({"seqlora": json.dumps(footer, sort_keys=True)})
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
