@@ -13,16 +13,19 @@ GAMMA_CURVE = ("seqlora", "seqlora-penalty")  # the same method but for the weig
 
 
 def longest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one number of concepts a task: the largest that was run more than once, else the largest.
+    """Rows of one number of concepts a task: the largest that compares methods and was run more than once, if one was.
+
+    A number that fewer than half as many methods reached as the most compared one is for other figures.
 
     Args:
-        rows: with columns task, n_concepts, order and seed.
+        rows: with columns task, method, n_concepts, order and seed.
     """
     chosen = {}
     for task, group in rows.groupby("task", sort=False):
         runs = group[["n_concepts", "order", "seed"]].drop_duplicates().groupby("n_concepts").size()
         several = runs[runs > 1]
-        chosen[task] = (several if len(several) else runs).index.max()
+        counts = group.groupby("n_concepts").method.nunique()[(several if len(several) else runs).index]
+        chosen[task] = counts[2 * counts >= counts.max()].index.max()
     return rows[rows.n_concepts == rows.task.map(chosen)]
 
 

@@ -20,10 +20,12 @@ AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so fa
 
 
 def select(results: Results) -> pd.DataFrame:
-    """Merged value by length of the sequence; where a task has one length only, by stage of that sequence."""
+    """Merged value by length of the sequence; where most methods have one length only, by stage of their longest."""
     cells, parts = results.images, []
     for task, group in groups(cells, "task"):
-        axis = "sequences" if group.n_concepts.nunique() > 1 else "stages"
+        lengths = group.groupby("method").n_concepts
+        axis = "sequences" if (lengths.nunique() > 1).mean() >= 0.5 else "stages"
+        group = group if axis == "sequences" else group[group.n_concepts == lengths.transform("max")]
         for metric in SHOWN:
             values = replications(group, metric, "final") if axis == "sequences" else _stages(group, metric)
             by = AXES if axis == "sequences" else [*AXES, "stage"]
@@ -78,7 +80,8 @@ def _lines(panel: Axes, data: pd.DataFrame) -> None:
         spread = [part["mean"] - part.low, part.high - part["mean"]]
         panel.errorbar(beside, part["mean"], yerr=spread, color=style.colour, marker=style.marker, mfc=style.face,
                        elinewidth=0.8, capsize=0, linewidth=1, label=style.label)  # fmt: skip
-    counts = sorted(data.concepts.unique())
+    # beyond 8 the logarithmic axis has room for few
+    counts = sorted(count for count in data.concepts.unique() if count <= 8 or count % 4 == 0)
     panel.set_xscale("log", base=2)
     panel.set_xticks(counts, [str(count) for count in counts])
     panel.minorticks_off()
@@ -92,9 +95,9 @@ FIGURE = FigureSpec(
     select=select,
     headline=describe,
     caption=(
-        "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where sequences "
-        "of several lengths were run, a point is a sequence of T people after its last stage; otherwise the stages of "
-        "one sequence. CLIP-T is printed beside identity because it rises when identity is lost."
+        "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where most "
+        "methods ran sequences of several lengths, a point is a sequence of T people after its last stage; otherwise "
+        "the stages of each method's longest. CLIP-T is printed beside identity because it rises when identity is lost."
     ),
     draw=draw,
 )

@@ -155,9 +155,24 @@ def test_history_says_what_moved_and_which_way(results: Results) -> None:
 
 
 def test_longest_that_was_repeated() -> None:
-    rows = pd.DataFrame({"task": "a", "n_concepts": [2, 2, 4, 4, 8], "order": 0, "seed": [0, 1, 0, 1, 0]})
+    counts, seeds = [2, 2, 4, 4, 8], [0, 1, 0, 1, 0]
+    rows = pd.DataFrame({"task": "a", "method": "m", "n_concepts": counts, "order": 0, "seed": seeds})
     assert set(longest(rows).n_concepts) == {4}
     assert set(longest(rows[rows.seed == 0]).n_concepts) == {8}
+
+
+def test_longest_that_compares_methods() -> None:
+    rows = pd.DataFrame({"task": "a", "method": [*"xyz", *"xy", "x"], "n_concepts": [2] * 3 + [4] * 2 + [8]})
+    assert set(longest(rows.assign(order=0, seed=0)).n_concepts) == {4}
+
+
+def test_most_methods_with_one_length_show_stages_of_their_longest(results: Results) -> None:
+    cells = results.cells
+    few = replace(results, cells=cells[(cells.n_concepts == 2) | (cells.method == "fusion")])
+    data = FIGURES["identity_length"].select(few)
+    assert set(data.axis) == {"stages"}
+    assert data[data.method == "fusion"].concepts.max() == 3
+    assert data[data.method == "plain-sum"].concepts.max() == 2
 
 
 def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
