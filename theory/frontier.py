@@ -132,8 +132,8 @@ class Frontier:
         # theta_k are the squared singular values of K W^-1/2: eigenvalues of its smaller Gram matrix, m x m or k x k.
         K = self._cross * self._inverse_root(gamma)
         gram = K @ K.T if K.shape[0] <= K.shape[1] else K.T @ K
-        last = len(gram) - 1
-        top = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(max(0, last + 1 - self.rank), last))
+        n = len(gram)
+        top = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(max(0, n - self.rank), n - 1))
         return float(np.maximum(top, 0.0).sum())
 
     def optimum(self, gamma: float) -> Array:
