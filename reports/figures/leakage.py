@@ -77,6 +77,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         panel.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1)
         panel.set(xlabel="similarity to the others", title=f"{short[task]}, T = {group.n_concepts.iloc[0]}: {picture}")
         panel.margins(0.1)
+        panel.locator_params(axis="x", nbins=5)  # small numbers have long labels
     axes[0].set_ylabel("similarity to the own references")
     legend_below(figure, axes, 3)
     headline(figure, describe(data))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
 from reports.frames import distinct
+from reports.image_cells import names
 from reports.sources import Results
 from reports.style import CHEAP, headline, in_order, look, panels
 
@@ -51,13 +52,13 @@ def describe(data: pd.DataFrame) -> str:
     best, worst = ranked.iloc[0], ranked.iloc[-1]
     return (
         f"After {best.n_concepts} concepts the first one has {metric.pretty_name} {best.value:.2f} with "
-        f"{look(best.method).label} and {worst.value:.2f} with {look(worst.method).label} ({best.task})"
+        f"{look(best.method).label} and {worst.value:.2f} with {look(worst.method).label} ({names(data.task)[best.task]})"
     )
 
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Small multiples on one colour scale a metric, numbers in the cells."""
-    keys = distinct(data, ["task", "metric", "method"])
+    keys, told = distinct(data, ["task", "metric", "method"]), _apart(data)
     few = data.n_concepts.max() <= 4
     height = 2.6 if narrow and not few else 1.75
     figure, axes = panels(len(keys), narrow, columns=4, narrow_columns=2 if few else 1, height=height)
@@ -66,8 +67,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
         low, high = _limits(part.value, METRICS[metric].orientation)
         one = part[part.method == method].pivot(index="stage", columns="concept", values="value")
         _heat(panel, one.to_numpy(), low, high, METRICS[metric].orientation == "lower", 7.5 if narrow else 5.0)
-        several = data.task.nunique() > 1
-        panel.set_title(f"{look(method).label}{f' · {task}' if several else ''}", fontsize=7 if narrow else 7.5)
+        panel.set_title(look(method).label + told[task], fontsize=7 if narrow else 7.5)
     axes[0].set_ylabel("after stage t")
     axes[0].set_xlabel("concept j")
     headline(figure, describe(data))
@@ -75,6 +75,16 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     if narrow and engine is not None:
         engine.set(w_pad=0.1, h_pad=0.1)  # type: ignore[call-arg]  # square panels reach past what the layout reserves
     return figure
+
+
+def _apart(data: pd.DataFrame) -> dict[str, str]:
+    """What tells the tasks apart below a title: nothing, the number of concepts, or the short name."""
+    counts = data.groupby("task").n_concepts.first()
+    if len(counts) == 1:
+        return dict.fromkeys(counts.index, "")
+    if counts.is_unique:
+        return {task: f"\nT = {count}" for task, count in counts.items()}
+    return {task: f"\n{name}" for task, name in names(data.task).items()}
 
 
 def _limits(values: pd.Series, orientation: str) -> tuple[float, float]:
