@@ -49,10 +49,10 @@ def describe(data: pd.DataFrame) -> str:
     first = last[last.task == last.task.iloc[0]]
     metric = METRICS[first.metric.iloc[0]]
     ranked = first.sort_values("value", ascending=metric.orientation == "lower")
-    best, worst = ranked.iloc[0], ranked.iloc[-1]
+    best, worst, task = ranked.iloc[0], ranked.iloc[-1], names(data.task)[first.task.iloc[0]]
     return (
         f"After {best.n_concepts} concepts the first one has {metric.pretty_name} {best.value:.2f} with "
-        f"{look(best.method).label} and {worst.value:.2f} with {look(worst.method).label} ({names(data.task)[best.task]})"
+        f"{look(best.method).label} and {worst.value:.2f} with {look(worst.method).label} ({task})"
     )
 
 
