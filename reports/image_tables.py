@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from bench.composed import DRAWN, PLAIN, REGIONAL
 from bench.metrics import METRICS
 from reports.entries import Entry, Table, anchor, chosen, estimate, method_name, replicated, text
 from reports.sources import IMAGE_METRIC, Results
-from reports.statistics import largest_values, mean_values, replications, timings
+from reports.statistics import by_concepts, largest_values, mean_values, replications, timings
 from reports.style import in_order
 
 MERGED = ("detection", "face_found", "clip_text", "clip_image", "context")  # printed beside identity, always
@@ -40,7 +41,7 @@ def method_tables(results: Results) -> list[Table]:
         "drift": mean_values(cells, "drift"),
     }
     note = "identity, merged: more is better; forgetting, drop and drift: + is worse. Read CLIP-T beside identity."
-    return _tables(columns, "images", "", note)
+    return _tables(columns, "images", "", note, by_concepts(cells, "identity_real"))
 
 
 def leakage_tables(results: Results) -> list[Table]:
@@ -99,7 +100,13 @@ def cost_tables(results: Results) -> list[Table]:
     ]
 
 
-def _tables(columns: Mapping[str, pd.DataFrame], name: str, title: str, note: str) -> list[Table]:
+def _tables(
+    columns: Mapping[str, pd.DataFrame],
+    name: str,
+    title: str,
+    note: str,
+    pictures: Mapping[tuple[str, int], float] = MappingProxyType({}),
+) -> list[Table]:
     """One table a task and number of concepts; a column that nothing was measured for is left out."""
     columns = {head: frame for head, frame in columns.items() if len(frame)}
     if not columns:
@@ -112,12 +119,14 @@ def _tables(columns: Mapping[str, pd.DataFrame], name: str, title: str, note: st
             one = group[group.method == method].iloc[0]
             numbers = [estimate(chosen(frame, task, count, method)) for frame in columns.values()]
             rows.append((method_name(one), text(str(one.role)), *numbers))
+        real = pictures.get((str(task), int(count)))
+        reached = "" if real is None else f" The pictures that were learnt from score {real:.2f} themselves."
         seeds = int(group.groupby("method").size().max())
         tables.append(
             Table(
                 anchor(name, task, f"T{count}"),
                 f"{task}, T = {count}{': ' if title else ''}{title}",
-                f"{replicated(seeds)}; mean ± 95 % t interval; {note}",
+                f"{replicated(seeds)}; mean ± 95 % t interval; {note}{reached}",
                 ("method", "role", *columns),
                 rows,
                 frozenset(range(2, 2 + len(columns))),

@@ -61,6 +61,13 @@ def largest_values(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     return rows.groupby([*AXES, "order", "seed"], sort=False).value.max().reset_index()
 
 
+def by_concepts(cells: pd.DataFrame, metric: str) -> dict[tuple[str, int], float]:
+    """(task, number of concepts) -> mean of a long-form value that no method changes, where a cell has it."""
+    rows = cells[(cells.kind == "value") & (cells.metric == metric)]
+    means = rows.groupby(["task", "n_concepts"], sort=False).value.mean()
+    return {(str(task), int(count)): float(value) for (task, count), value in means.items()}
+
+
 def timings(cells: pd.DataFrame, name: str) -> pd.DataFrame:
     """One number a cell: a timing."""
     return cells.loc[(cells.kind == "timing") & (cells.metric == name), [*AXES, "order", "seed", "value"]]

@@ -122,6 +122,16 @@ IDENTITY = define(
         description="cosine of ArcFace embeddings, generated against held-out references; 0 where no face was found",
     )
 )
+IDENTITY_REAL = define(
+    Metric(
+        "identity_real",
+        "identity of the pictures themselves",
+        "higher",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+        description="identity similarity of a concept's training images: what images as good as those would score",
+    )
+)
 DETECTION = define(
     Metric(
         "detection",

@@ -239,7 +239,7 @@ def measure(
                 Value(kept, float(score), stage=t, concept=j, item=f"prompt {p}")
                 for p, score in enumerate(scores[kept])
             ]
-        values += _cross_similarity(workshop, images, j)
+        values += [*_cross_similarity(workshop, images, j), *_pictures(workshop, j)]
         rows += row
     matrices = [MetricMatrix(metric, *parts) for metric, parts in tables.items()]
     return matrices, values, grid(np.stack(rows), T + 1)
@@ -252,6 +252,15 @@ def _cross_similarity(workshop: ImageWorkshop, images: Pixels, concept: int) -> 
     others = [i for i in range(len(workshop.concepts)) if i != concept]
     scores = {i: judge.score(images, workshop.concepts[i].references).cosine.mean() for i in others}
     return [Value("cross_similarity", float(score), concept=concept, other=i) for i, score in scores.items()]
+
+
+def _pictures(workshop: ImageWorkshop, concept: int) -> list[Value]:
+    """The training images judged like drawn ones: real pictures of one person do not reach a cosine of 1."""
+    judge, images = workshop.judges.identity, workshop.concepts[concept]
+    if judge is None:
+        return []
+    score = judge.score(images.training, images.references).cosine.mean()
+    return [Value("identity_real", float(score), concept=concept)]
 
 
 def _drift(workshop: ImageWorkshop, last: Update) -> list[Value]:

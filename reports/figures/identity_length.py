@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,10 +12,10 @@ from reports.figures.api import FigureSpec
 from reports.frames import distinct, groups
 from reports.image_cells import names
 from reports.sources import IMAGE_METRIC, Results
-from reports.statistics import AXES, intervals, replications
-from reports.style import headline, in_order, legend_below, look, panels
+from reports.statistics import AXES, by_concepts, intervals, replications
+from reports.style import INK, headline, in_order, legend_below, look, panels
 
-COLUMNS = ["task", "axis", "metric", "method", "concepts", "mean", "low", "high", "replications"]
+COLUMNS = ["task", "axis", "metric", "method", "concepts", "mean", "low", "high", "replications", "pictures"]
 SHOWN = (IMAGE_METRIC, "clip_text")
 AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so far"}
 
@@ -22,6 +23,7 @@ AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so fa
 def select(results: Results) -> pd.DataFrame:
     """Merged value by length of the sequence; where most methods have one length only, by stage of their longest."""
     cells, parts = results.images, []
+    real = by_concepts(cells, "identity_real")
     for task, group in groups(cells, "task"):
         lengths = group.groupby("method").n_concepts
         axis = "sequences" if (lengths.nunique() > 1).mean() >= 0.5 else "stages"
@@ -32,6 +34,8 @@ def select(results: Results) -> pd.DataFrame:
             found = intervals(values, by)
             concepts = found.n_concepts if axis == "sequences" else found.stage + 1
             parts.append(found.assign(task=task, axis=axis, metric=metric, concepts=concepts.astype(int)))
+            if metric == IMAGE_METRIC:
+                parts[-1]["pictures"] = [real.get((task, count), np.nan) for count in found.n_concepts]
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return data.reindex(columns=COLUMNS).dropna(subset=["mean"])
 
@@ -80,6 +84,8 @@ def _lines(panel: Axes, data: pd.DataFrame) -> None:
         spread = [part["mean"] - part.low, part.high - part["mean"]]
         panel.errorbar(beside, part["mean"], yerr=spread, color=style.colour, marker=style.marker, mfc=style.face,
                        elinewidth=0.8, capsize=0, linewidth=1, label=style.label)  # fmt: skip
+    real = data.dropna(subset=["pictures"]).groupby("concepts").pictures.mean()
+    panel.plot(real.index, real, color=INK, linewidth=1, linestyle=":", marker="")
     # beyond 8 the logarithmic axis has room for few
     counts = sorted(count for count in data.concepts.unique() if count <= 8 or count % 4 == 0)
     panel.set_xscale("log", base=2)
@@ -97,7 +103,8 @@ FIGURE = FigureSpec(
     caption=(
         "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where most "
         "methods ran sequences of several lengths, a point is a sequence of T people after its last stage; otherwise "
-        "the stages of each method's longest. CLIP-T is printed beside identity because it rises when identity is lost."
+        "the stages of each method's longest. Dotted: what the pictures that were learnt from score themselves. CLIP-T "
+        "is printed beside identity because it rises when identity is lost."
     ),
     draw=draw,
 )

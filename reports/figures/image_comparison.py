@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,10 +12,11 @@ from reports.figures.method_comparison import dots, ordinal, ranking
 from reports.frames import groups
 from reports.image_cells import longest, names
 from reports.sources import IMAGE_METRIC, Results
-from reports.statistics import intervals, replications
-from reports.style import headline, look, panels
+from reports.statistics import by_concepts, intervals, replications
+from reports.style import INK, headline, look, panels
 
-COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications"]
+COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications",
+           "pictures"]  # fmt: skip
 PANELS = {
     (IMAGE_METRIC, "final"): "identity, merged",
     (IMAGE_METRIC, "forgetting"): "identity forgotten (+ is worse)",
@@ -26,10 +28,14 @@ PANELS = {
 def select(results: Results) -> pd.DataFrame:
     """Merged identity, forgetting, CLIP-T and context, at one number of concepts a task."""
     parts = [pd.DataFrame(columns=COLUMNS)]
+    pictures = by_concepts(results.images, "identity_real")
     for metric, quantity in PANELS:
         values = replications(results.images, metric, quantity)
         if len(values):
             parts.append(intervals(longest(values)).assign(metric=metric, quantity=quantity))
+            if (metric, quantity) == (IMAGE_METRIC, "final"):
+                places = zip(parts[-1].task, parts[-1].n_concepts, strict=True)
+                parts[-1]["pictures"] = [pictures.get(place, np.nan) for place in places]
     return pd.concat(parts[1:] or parts, ignore_index=True).reindex(columns=COLUMNS).dropna(subset=["mean"])
 
 
@@ -43,7 +49,8 @@ def describe(data: pd.DataFrame) -> str:
         where = [f"{name} {ordinal(order.index(key) + 1)} ({value[key]:.2f})"
                  for name, key in places.items() if key in order and key != order[0]]  # fmt: skip
         best = f"{look(order[0]).label} keeps most identity of {len(order)} methods ({value[order[0]]:.2f})"
-        says.append(f"{short[task]}, T = {group.n_concepts.iloc[0]}: {', '.join([best, *where])}")
+        real = [f"pictures of the people {group.pictures.mean():.2f}"] if group.pictures.notna().any() else []
+        says.append(f"{short[task]}, T = {group.n_concepts.iloc[0]}: {', '.join([best, *where, *real])}")
     return "; ".join(says)
 
 
@@ -66,6 +73,8 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
                 panel.remove()
                 continue
             dots(panel, part, order, named=narrow or column % 2 == 0, logarithmic=False)
+            if part.pictures.notna().any():
+                panel.axvline(part.pictures.mean(), color=INK, linewidth=1, linestyle=":")
             panel.set_xlabel(label + ("" if METRICS[key[0]].orientation == "higher" else " (less is better)"))
         count = int(group.replications.max())
         title = f"{short[task]}, T = {group.n_concepts.iloc[0]}, {count} replication{'s' * (count != 1)}"
@@ -83,7 +92,8 @@ FIGURE = FigureSpec(
     headline=describe,
     caption=(
         "Mean over seeds and its 95 % t interval (no bar: one seed), methods from best to worst merged identity; (c) "
-        "marks controls. Identity is the ArcFace cosine with held-out references. CLIP-T and context rise when a "
+        "marks controls. Identity is the ArcFace cosine with held-out references; dotted: what the pictures that were "
+        "learnt from score themselves. CLIP-T and context rise when a "
         "method forgets the person and draws the prompt alone, so a gain there counts only where identity is kept. "
         "All methods saw the same people, noise and prompts."
     ),

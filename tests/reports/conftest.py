@@ -148,6 +148,7 @@ def _people(T: int, loss: float, rng: np.random.Generator) -> CellResult:
     pairs = [(i, j) for i in range(T) for j in range(T) if i != j]
     values = [Value("identity", seen[t, j], stage=t, concept=j, item="prompt 0") for j in range(T) for t in range(j, T)]
     values += [Value("cross_similarity", 0.3 * loss, concept=i, other=j) for i, j in pairs]
+    values += [Value("identity_real", 0.9, concept=i) for i in range(T)]
     for how, share in ((PLAIN, 0.5), (REGIONAL, 0.9), (DRAWN, 1.0)):
         values += [Value(f"{how}region_identity", share * seen[-1, i], concept=i, other=j) for i, j in pairs]
         values += [Value(f"{how}leakage", 0.2 * (1 - share), concept=i, other=j) for i, j in pairs]

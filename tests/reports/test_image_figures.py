@@ -55,6 +55,18 @@ def test_one_length_is_shown_by_stages(results: Results, people: list[CellRecord
     assert row["mean"] == pytest.approx(np.mean([matrix[1, :2].mean() for matrix in R]))
 
 
+def test_pictures_themselves_stand_beside_the_methods(results: Results) -> None:
+    for name in ("identity_length", "image_comparison"):
+        data = FIGURES[name].select(results)
+        merged = (data.metric == "identity") & (data.get("quantity", "final") == "final")
+        assert data.pictures[merged].to_numpy() == pytest.approx(0.9)
+        assert data.pictures[~merged].isna().all()
+    assert all("themselves" in table.note for table in image_tables.method_tables(results))
+    without = replace(results, cells=results.cells[results.cells.metric != "identity_real"])
+    assert FIGURES["image_comparison"].select(without).pictures.isna().all()
+    assert not any("themselves" in table.note for table in image_tables.method_tables(without))
+
+
 def test_tradeoff_is_just_trained_against_lost(results: Results, people: list[CellRecord]) -> None:
     data = FIGURES["image_tradeoff"].select(results).set_index("method")
     R = [r.matrix("identity").values for r in people if r.cell.method == "seqlora" and r.cell.n_concepts == 3]

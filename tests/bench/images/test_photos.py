@@ -79,7 +79,7 @@ def test_every_metric_of_a_users_cells_is_finite(store: Store, photo_folder: Pat
             values = matrix.to_matrix()
             assert np.isfinite(values.values[np.tril_indices(2)]).all(), matrix.metric
         assert all(value.value is not None and np.isfinite(value.value) for value in record.values)
-        assert {"drift", "cross_similarity"} <= {value.metric for value in record.values}
+        assert {"drift", "cross_similarity", "identity_real"} <= {value.metric for value in record.values}
         composed = {f"{how}{name}" for how in ("", "plain_") for name in COMPOSED}
         assert composed <= {value.metric for value in record.values}
         with Image.open(store.folder / record.artifacts["composed"]) as picture:
