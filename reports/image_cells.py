@@ -29,6 +29,22 @@ def longest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.n_concepts == rows.task.map(chosen)]
 
 
+def off_curve(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows without variants of a method in γ alone, where the method itself is there: they belong to γ's curve.
+
+    Args:
+        rows: with column method.
+    """
+    known = set(rows.method)
+    parts = {method: split_name(method) for method in known}
+    bent = {
+        method
+        for method, (kind, options) in parts.items()
+        if kind in known.intersection(GAMMA_CURVE) and options.startswith("gamma=") and "," not in options
+    }
+    return rows[~rows.method.isin(bent)]
+
+
 def names(tasks: Iterable[str]) -> dict[str, str]:
     """A short name for every task: its kind, and of its options those that not all tasks of the kind share."""
     options: dict[str, dict[str, list[str]]] = {}  # kind -> task -> options

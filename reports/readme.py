@@ -15,7 +15,7 @@ import pandas as pd
 
 from reports import ledger
 from reports.entries import Entry, chosen, estimate, method_name, pipes, text
-from reports.image_cells import longest
+from reports.image_cells import longest, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import replications
 from reports.style import in_order
@@ -108,7 +108,7 @@ def methods_table(results: Results) -> str:
 def images_table(results: Results) -> str:
     """Identity of a concept alone, in the merged model, and what is forgotten, at the longest sequence of each task."""
     values = {item: replications(results.images, IMAGE_METRIC, item) for item in PORTRAIT_COLUMNS}
-    final = longest(values["final"])
+    final = off_curve(longest(values["final"]))
     final = final[final.task.str.startswith(PORTRAITS)]
     if final.empty:
         return "No image results are published; `python -m bench run --suite images` makes them.\n"

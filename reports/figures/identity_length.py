@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
 from reports.frames import distinct, groups
-from reports.image_cells import names
+from reports.image_cells import names, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import AXES, by_concepts, intervals, replications
 from reports.style import INK, headline, in_order, legend_below, look, panels
@@ -22,7 +22,7 @@ AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so fa
 
 def select(results: Results) -> pd.DataFrame:
     """Merged value by length of the sequence; where most methods have one length only, by stage of their longest."""
-    cells, parts = results.images, []
+    cells, parts = off_curve(results.images), []
     real = by_concepts(cells, "identity_real")
     for task, group in groups(cells, "task"):
         lengths = group.groupby("method").n_concepts

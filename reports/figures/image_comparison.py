@@ -10,7 +10,7 @@ from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
 from reports.figures.method_comparison import dots, ordinal, ranking
 from reports.frames import groups
-from reports.image_cells import longest, names
+from reports.image_cells import longest, names, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import by_concepts, intervals, replications
 from reports.style import INK, headline, look, panels
@@ -30,7 +30,7 @@ def select(results: Results) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=COLUMNS)]
     pictures = by_concepts(results.images, "identity_real")
     for metric, quantity in PANELS:
-        values = replications(results.images, metric, quantity)
+        values = off_curve(replications(results.images, metric, quantity))
         if len(values):
             parts.append(intervals(longest(values)).assign(metric=metric, quantity=quantity))
             if (metric, quantity) == (IMAGE_METRIC, "final"):

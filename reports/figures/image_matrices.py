@@ -6,12 +6,13 @@ import pandas as pd
 
 from reports.figures.api import FigureSpec
 from reports.figures.r_matrices import describe, draw, means, triangles
+from reports.image_cells import off_curve
 from reports.sources import IMAGE_METRIC, Results
 
 
 def select(results: Results) -> pd.DataFrame:
     """Means over seeds of the lower triangle, at the longest sequence that fits."""
-    return means(triangles(results.images, IMAGE_METRIC))
+    return means(triangles(off_curve(results.images), IMAGE_METRIC))
 
 
 FIGURE = FigureSpec(

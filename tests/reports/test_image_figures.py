@@ -14,7 +14,7 @@ from bench.schema import CellRecord
 from reports import image_tables, sheets
 from reports.figures import FIGURES
 from reports.figures.method_comparison import HEADLINES
-from reports.image_cells import gammas, longest, names
+from reports.image_cells import gammas, longest, names, off_curve
 from reports.sources import Results
 from reports.statistics import t_interval
 
@@ -53,6 +53,19 @@ def test_one_length_is_shown_by_stages(results: Results, people: list[CellRecord
     row = data[(data.method == "fusion") & (data.concepts == 2) & (data.metric == "identity")].iloc[0]
     R = [r.matrix("identity").values for r in people if r.cell.method == "fusion" and r.cell.n_concepts == 3]
     assert row["mean"] == pytest.approx(np.mean([matrix[1, :2].mean() for matrix in R]))
+
+
+def test_a_method_is_compared_once_and_its_weights_on_the_curve(results: Results) -> None:
+    variant = "seqlora-penalty:gamma=0.2"
+    assert variant in set(FIGURES["image_tradeoff"].select(results).method)
+    for name in ("identity_length", "image_comparison", "image_matrices"):
+        shown = set(FIGURES[name].select(results).method)
+        assert "seqlora-penalty" in shown
+        assert variant not in shown
+    alone = replace(results, cells=results.cells[results.cells.method == variant])
+    assert set(FIGURES["image_comparison"].select(alone).method) == {variant}
+    other = pd.DataFrame({"method": ["seqlora-penalty", "seqlora-penalty:gamma=1,scale=output", "plain:gamma=1"]})
+    assert len(off_curve(other)) == 3
 
 
 def test_pictures_themselves_stand_beside_the_methods(results: Results) -> None:
