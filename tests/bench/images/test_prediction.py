@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from bench import prediction
 from bench.api import Cell, MetricMatrix
@@ -93,6 +93,18 @@ def test_no_relation_fails() -> None:
     rng = np.random.default_rng(1)
     found = cells({"a": 0.5, "b": 0.5}, 12, False, rng)
     assert str(judge_prediction(found, rng).verdict).startswith("fails when asked for a positive rank correlation")
+
+
+def test_ranks_within_methods_are_taken_method_by_method() -> None:
+    rng = np.random.default_rng(5)
+    method = rng.permutation(np.repeat([0, 3, 7], [1, 9, 20]))
+    numbers = rng.integers(6, size=(len(method), 3)).astype(float)  # with ties
+    ranks = []
+    for one in np.unique(method):
+        mine = rankdata(numbers[method == one, :2], axis=0)
+        ranks.append((mine - mine.mean(0)) / len(mine))
+    e, d = np.concatenate(ranks).T
+    assert prediction.within(prediction.Sample(numbers, method)) == pytest.approx(np.corrcoef(e, d)[0, 1], abs=1e-12)
 
 
 def test_methods_that_differ_in_both_are_no_relation_within_a_method() -> None:
