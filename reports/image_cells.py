@@ -46,7 +46,10 @@ def off_curve(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def names(tasks: Iterable[str]) -> dict[str, str]:
-    """A short name for every task: its kind, and of its options those that not all tasks of the kind share."""
+    """A short name for every task: its kind, and one option that tells all tasks of the kind apart.
+
+    Where no single one does, those options that not all tasks of the kind share.
+    """
     options: dict[str, dict[str, list[str]]] = {}  # kind -> task -> options
     for task in tasks:
         kind, text = split_name(task)
@@ -54,9 +57,18 @@ def names(tasks: Iterable[str]) -> dict[str, str]:
     short = {}
     for kind, members in options.items():
         shared = set.intersection(*(set(own) for own in members.values()))
-        for task, own in members.items():
-            short[task] = " ".join([kind, *(option for option in own if option not in shared)])
+        different = {task: [option for option in own if option not in shared] for task, own in members.items()}
+        short |= {task: " ".join([kind, *own]) for task, own in _telling(different).items()}
     return short
+
+
+def _telling(options: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Of every task's options those of one name, if it differs between any two tasks (absent is a value), else all."""
+    for key in dict.fromkeys(option.partition("=")[0] for own in options.values() for option in own):
+        alone = {task: [o for o in own if o.partition("=")[0] == key] for task, own in options.items()}
+        if len(set(map(tuple, alone.values()))) == len(alone):
+            return alone
+    return options
 
 
 def gammas(records: Iterable[CellRecord]) -> dict[str, float]:

@@ -62,7 +62,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task; methods from best to worst identity."""
     tasks, short = list(dict.fromkeys(data.task)), names(data.task)
     most = max(data[data.task == task].method.nunique() for task in tasks)
-    figure, axes = panels(len(tasks) * len(PANELS), narrow, columns=2, height=0.75 + 0.185 * most)
+    figure, axes = panels(len(tasks) * len(PANELS), narrow, columns=2, height=0.75 + (0.22 if narrow else 0.185) * most)
     for index, task in enumerate(tasks):
         group = data[data.task == task]
         order = ranking(group[_is(group, (IMAGE_METRIC, "final"))], IMAGE_METRIC)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +14,7 @@ from reports.figures.api import FigureSpec
 from reports.frames import distinct, each, groups
 from reports.sources import Results
 from reports.statistics import intervals, replications
-from reports.style import INK, headline, look, panels, plain_ticks
+from reports.style import INK, WIDE, headline, look, panels, plain_ticks
 
 HEADLINES = ("relative_error", "identity")  # what tables rank methods by: on linear layers, and on images
 COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications"]
@@ -53,7 +55,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task: final value left, forgetting right; methods from best to worst."""
     tasks = distinct(data, ["task", "metric"])
     most = max(data[data.task == task].method.nunique() for task, _ in tasks)
-    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + 0.185 * most)
+    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + (0.22 if narrow else 0.185) * most)
     for index, (task, metric) in enumerate(tasks):
         group = data[(data.task == task) & (data.metric == metric)]
         order = ranking(group[group.quantity == "final"], metric)
@@ -95,6 +97,8 @@ def dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool, logarit
     marks = {row.method: " (c)" if row.role == "control" else " (ref)" if row.role == "reference" else ""
              for row in each(data)}  # fmt: skip
     names = [f"{look(name, k).label}{marks.get(name, '')}" for k, name in enumerate(order)]
+    if panel.get_figure(root=True).get_figwidth() < WIDE:  # a phone: names must leave room for the numbers
+        names = [textwrap.fill(name, 26, break_on_hyphens=False) for name in names]
     panel.set_yticks(range(len(order)), names if named else [""] * len(order))
     for tick, name in zip(panel.get_yticklabels(), order, strict=True):
         tick.set_fontweight("bold" if name.startswith("seqlora") else "normal")

@@ -210,4 +210,8 @@ def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
         "portraits:steps=2": "portraits steps=2",
         "portraits": "portraits",
     }
+    long, quick = "portraits:steps=240,batch=4,layers=transformer", "portraits:steps=60,batch=4,prompts=3"
+    assert names([long, quick]) == {long: "portraits steps=240", quick: "portraits steps=60"}
+    pairs = [f"portraits:steps={s},rank={r}" for s in (1, 2) for r in (3, 4)]  # no option alone tells four apart
+    assert names(pairs) == {task: task.replace(":", " ").replace(",", " ") for task in pairs}
     assert gammas(people)["seqlora"] == 0.0
