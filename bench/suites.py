@@ -201,7 +201,7 @@ SUITES.add(
             CellSet(PEOPLE, SIXTEEN_PEOPLE, n_concepts=(16,), seeds=tuple(range(5))),
             CellSet(PEOPLE, EIGHT_PEOPLE, n_concepts=(8,)),
             CellSet(PEOPLE, ("mix-of-show",), n_concepts=(4,)),
-            CellSet(PEOPLE, ("plain-sum", "seqlora-penalty"), n_concepts=(32,)),
+            CellSet(PEOPLE, ("seqlora-penalty-layerwise", "plain-sum"), n_concepts=(32,)),
         ),
     ),
 )
