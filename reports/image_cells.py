@@ -54,7 +54,7 @@ def names(tasks: Iterable[str]) -> dict[str, str]:
     for task in tasks:
         kind, text = split_name(task)
         options.setdefault(kind, {})[task] = [option for option in text.split(",") if option]
-    short = {}
+    short: dict[str, str] = {}
     for kind, members in options.items():
         shared = set.intersection(*(set(own) for own in members.values()))
         different = {task: [option for option in own if option not in shared] for task, own in members.items()}

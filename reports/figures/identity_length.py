@@ -21,12 +21,13 @@ AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so fa
 
 
 def select(results: Results) -> pd.DataFrame:
-    """Merged value by length of the sequence; where most methods have one length only, by stage of their longest."""
+    """Merged value by length of the sequence; where most methods ran few lengths, by stage of their longest."""
     cells, parts = off_curve(results.images), []
     real = by_concepts(cells, "identity_real")
     for task, group in groups(cells, "task"):
         lengths = group.groupby("method").n_concepts
-        axis = "sequences" if (lengths.nunique() > 1).mean() >= 0.5 else "stages"
+        enough = max(2, np.log2(group.n_concepts.max()))  # the axis is logarithmic: a length each time T doubles
+        axis = "sequences" if (lengths.nunique() >= enough).mean() >= 0.5 else "stages"
         group = group if axis == "sequences" else group[group.n_concepts == lengths.transform("max")]
         for metric in SHOWN:
             values = replications(group, metric, "final") if axis == "sequences" else _stages(group, metric)
@@ -102,8 +103,8 @@ FIGURE = FigureSpec(
     headline=describe,
     caption=(
         "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where most "
-        "methods ran sequences of several lengths, a point is a sequence of T people after its last stage; otherwise "
-        "the stages of each method's longest. Dotted: what the pictures that were learnt from score themselves. CLIP-T "
+        "methods ran a sequence for each doubling of T, a point is one of T people after its last stage; otherwise a "
+        "stage of each method's longest. Dotted: what the pictures that were learnt from score themselves. CLIP-T "
         "is printed beside identity because it rises when identity is lost."
     ),
     draw=draw,

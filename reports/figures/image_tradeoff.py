@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from reports.figures.api import FigureSpec
 from reports.frames import each
-from reports.image_cells import gammas, longest, names
+from reports.image_cells import gammas, longest, names, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import AXES, intervals, replications
 from reports.style import BLUE, FAINT, headline, in_order, legend_below, look, panels
@@ -34,11 +34,11 @@ def select(results: Results) -> pd.DataFrame:
 
 
 def describe(data: pd.DataFrame) -> str:
-    """Of each SeqLoRA variant, how many methods are at least as good in both and better in one."""
+    """Of SeqLoRA without and with penalty, how many methods are at least as good in both and better in one."""
     says, short = [], names(data.task)
     for task in dict.fromkeys(data.task):
         group = data[data.task == task]
-        curve = group[group.gamma.notna()].sort_values("gamma")
+        curve = off_curve(group[group.gamma.notna()]).sort_values("gamma")
         texts = [f"{_beaten(group, row)} beat SeqLoRA with γ = {row.gamma:g}" for row in each(curve)]
         said = f"of {len(group) - 1} other methods {', '.join(texts)} in both" if texts else "SeqLoRA was not run"
         says.append(f"{short[task]}, T = {group.n_concepts.iloc[0]}: {said}")
@@ -56,8 +56,9 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     for panel, task in zip(axes, tasks, strict=True):
         group = data[data.task == task]
         _curve(panel, group[group.gamma.notna()].sort_values("gamma"))
+        named = set(off_curve(group).method)
         for index, method in enumerate(in_order(group.method)):
-            _point(panel, group[group.method == method].iloc[0], index)
+            _point(panel, group[group.method == method].iloc[0], index, method in named)
         panel.axvline(0, color=FAINT, linewidth=0.8)
         panel.set(xlabel="forgetting of identity", title=f"{short[task]}, T = {group.n_concepts.iloc[0]}")
         panel.margins(0.12)
@@ -71,12 +72,13 @@ def _curve(panel: Axes, curve: pd.DataFrame) -> None:
     """SeqLoRA over γ, with its weights beside the points."""
     if len(curve) > 1:
         panel.plot(curve.forgetting, curve.adaptation, color=BLUE, linewidth=1.2, label="SeqLoRA over γ")
-    for row in each(curve):
-        panel.annotate(f"γ = {row.gamma:g}", (row.forgetting, row.adaptation), (6, 5), textcoords="offset points",
-                       fontsize=7)  # fmt: skip
+    for place, row in enumerate(each(curve)):
+        text = f"{'' if place else 'γ = '}{row.gamma:g}"
+        panel.annotate(text, (row.forgetting, row.adaptation), (5, -9 if place % 2 else 4), textcoords="offset points",
+                       fontsize=7, fontweight="bold")  # fmt: skip
 
 
-def _point(panel: Axes, row: pd.Series, index: int) -> None:
+def _point(panel: Axes, row: pd.Series, index: int, named: bool) -> None:
     style = look(str(row.method), index)
     error: dict[str, Any] = {}
     if row.replications > 1:
@@ -85,7 +87,7 @@ def _point(panel: Axes, row: pd.Series, index: int) -> None:
             "yerr": [[row.adaptation - row.adaptation_low], [row.adaptation_high - row.adaptation]],
         }
     panel.errorbar(row.forgetting, row.adaptation, **error, color=style.colour, marker=style.marker, mfc=style.face,
-                   linestyle="none", elinewidth=0.7, capsize=0, label=style.label)  # fmt: skip
+                   linestyle="none", elinewidth=0.7, capsize=0, label=style.label if named else None)  # fmt: skip
 
 
 FIGURE = FigureSpec(

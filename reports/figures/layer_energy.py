@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports.figures.api import FigureSpec
 from reports.frames import groups
-from reports.image_cells import longest, names
+from reports.image_cells import longest, names, off_curve
 from reports.sources import Results
 from reports.style import INK, cycled, headline, in_order, legend_below, look, panels
 
@@ -19,7 +19,7 @@ FLOOR = 1e-9  # below this share nothing was changed: rounding, which has no pla
 
 def select(results: Results) -> pd.DataFrame:
     """Mean F[T, j] of every layer by method, and every bound that was checked during the image cells."""
-    parts = [_energies(results.images), _bounds(results)]
+    parts = [_energies(off_curve(results.images)), _bounds(results)]
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True).reindex(columns=COLUMNS)
 
 
@@ -34,10 +34,11 @@ def _energies(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _bounds(results: Results) -> pd.DataFrame:
     """Mean energy on held-out images and mean bound of every check that says both, see `bench.metrics.guarantees`."""
+    shown = set(off_curve(results.images).method)
     tasks = set(results.images.task)
     rows = []
     for record in results.records:
-        for check in record.claims if record.cell.task in tasks else ():
+        for check in record.claims if record.cell.task in tasks and record.cell.method in shown else ():
             details = check.get("details") or {}
             if "forgetting" in details and "bound" in details and not check.get("control", False):
                 rows.append({"task": record.cell.task, "n_concepts": record.cell.n_concepts, "panel": "bounds",

@@ -97,7 +97,8 @@ def dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool, logarit
     marks = {row.method: " (c)" if row.role == "control" else " (ref)" if row.role == "reference" else ""
              for row in each(data)}  # fmt: skip
     names = [f"{look(name, k).label}{marks.get(name, '')}" for k, name in enumerate(order)]
-    if panel.get_figure(root=True).get_figwidth() < WIDE:  # a phone: names must leave room for the numbers
+    figure = panel.get_figure(root=True)
+    if figure is not None and figure.get_figwidth() < WIDE:  # a phone: names must leave room for the numbers
         names = [textwrap.fill(name, 26, break_on_hyphens=False) for name in names]
     panel.set_yticks(range(len(order)), names if named else [""] * len(order))
     for tick, name in zip(panel.get_yticklabels(), order, strict=True):
