@@ -216,12 +216,12 @@ def overall(sample: Sample) -> float:
 def within(sample: Sample) -> float:
     """Pearson's correlation of ranks taken, and centred, inside each method."""
     _, group, counts = np.unique(sample.method, return_inverse=True, return_counts=True)
-    size = counts[group]
+    size = counts[group][:, None]
     earlier = (np.cumsum(counts) - counts)[group]  # points of the methods before: what a rank over all is too high by
     dense = rankdata(sample.numbers[:, :2], method="dense", axis=0)
     ranks = rankdata(group[:, None] * (len(group) + 1) + dense, axis=0) - earlier[:, None]
     # a share of the ranks: methods with more points rank no higher
-    pooled = (ranks - (size[:, None] + 1) / 2) / size[:, None]
+    pooled = (ranks - (size + 1) / 2) / size
     return _correlation(pooled[:, 0], pooled[:, 1])
 
 

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,15 @@ class ImageWorkshop:
     def names(self) -> tuple[str, ...]:
         """See `Workshop.names`."""
         return tuple(concept.name for concept in self.concepts)
+
+    @cached_property
+    def pictures(self) -> list[Value]:
+        """Training images judged like drawn ones, once for all methods: even pictures of one person do not reach 1."""
+        judge = self.judges.identity
+        if judge is None:
+            return []
+        scores = [judge.score(concept.training, concept.references).cosine.mean() for concept in self.concepts]
+        return [Value("identity_real", float(score), concept=j) for j, score in enumerate(scores)]
 
     def trained(
         self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
@@ -223,7 +233,7 @@ def measure(
             empty = (np.full((T, T), np.nan), np.full(T, np.nan), np.full(T, np.nan))
             tables.setdefault(metric, empty)[which][index] = float(numbers.mean())
 
-    values: list[Value] = []
+    values = list(workshop.pictures)
     for j, concept in enumerate(learnt):
         note(2, j, workshop.judge({}, Learnt(concept.name, {}, torch.empty(0), {}, 0.0))[0])
         if not method.in_sequence or j == 0:
@@ -239,7 +249,7 @@ def measure(
                 Value(kept, float(score), stage=t, concept=j, item=f"prompt {p}")
                 for p, score in enumerate(scores[kept])
             ]
-        values += [*_cross_similarity(workshop, images, j), *_pictures(workshop, j)]
+        values += _cross_similarity(workshop, images, j)
         rows += row
     matrices = [MetricMatrix(metric, *parts) for metric, parts in tables.items()]
     return matrices, values, grid(np.stack(rows), T + 1)
@@ -252,15 +262,6 @@ def _cross_similarity(workshop: ImageWorkshop, images: Pixels, concept: int) -> 
     others = [i for i in range(len(workshop.concepts)) if i != concept]
     scores = {i: judge.score(images, workshop.concepts[i].references).cosine.mean() for i in others}
     return [Value("cross_similarity", float(score), concept=concept, other=i) for i, score in scores.items()]
-
-
-def _pictures(workshop: ImageWorkshop, concept: int) -> list[Value]:
-    """The training images judged like drawn ones: real pictures of one person do not reach a cosine of 1."""
-    judge, images = workshop.judges.identity, workshop.concepts[concept]
-    if judge is None:
-        return []
-    score = judge.score(images.training, images.references).cosine.mean()
-    return [Value("identity_real", float(score), concept=concept)]
 
 
 def _drift(workshop: ImageWorkshop, last: Update) -> list[Value]:
