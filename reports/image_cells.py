@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from bench.options import split_name
 from bench.schema import CellRecord
+from reports.statistics import by_concepts
 
 GAMMA_CURVE = ("seqlora", "seqlora-penalty")  # the same method but for the weight of its penalty
 
@@ -27,6 +29,17 @@ def longest(rows: pd.DataFrame) -> pd.DataFrame:
         counts = group.groupby("n_concepts").method.nunique()[(several if len(several) else runs).index]
         chosen[task] = counts[2 * counts >= counts.max()].index.max()
     return rows[rows.n_concepts == rows.task.map(chosen)]
+
+
+def with_pictures(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a column `pictures`: what those that were learnt from score themselves, NaN where no cell says it.
+
+    Args:
+        rows: with columns task and n_concepts.
+        cells: all image cells.
+    """
+    own = by_concepts(cells, "identity_real")
+    return rows.assign(pictures=[own.get(key, np.nan) for key in zip(rows.task, rows.n_concepts, strict=True)])
 
 
 def off_curve(rows: pd.DataFrame) -> pd.DataFrame:

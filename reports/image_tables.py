@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -67,7 +66,7 @@ def leakage_tables(results: Results) -> list[Table]:
         f"(more is better) and to those of others (less is better; strangers have about 0). {WAYS[DRAWN]}: what one "
         "could reach."
     )
-    return _tables(columns, "leakage", "who is in the picture", note)
+    return _tables(columns, "leakage", "who is in the picture", note, {})
 
 
 def cost_tables(results: Results) -> list[Table]:
@@ -105,7 +104,7 @@ def _tables(
     name: str,
     title: str,
     note: str,
-    pictures: Mapping[tuple[str, int], float] = MappingProxyType({}),
+    pictures: Mapping[tuple[str, int], float],
 ) -> list[Table]:
     """One table a task and number of concepts; a column that nothing was measured for is left out."""
     columns = {head: frame for head, frame in columns.items() if len(frame)}

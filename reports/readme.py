@@ -108,7 +108,7 @@ def methods_table(results: Results) -> str:
 def images_table(results: Results) -> str:
     """Identity of a concept alone, in the merged model, and what is forgotten, at the longest sequence of each task."""
     values = {item: replications(results.images, IMAGE_METRIC, item) for item in PORTRAIT_COLUMNS}
-    final = off_curve(longest(values["final"]))
+    final = longest(off_curve(values["final"]))
     final = final[final.task.str.startswith(PORTRAITS)]
     if final.empty:
         return "No image results are published; `python -m bench run --suite images` makes them.\n"

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
 from reports.frames import distinct, groups
-from reports.image_cells import names, off_curve
+from reports.image_cells import names, off_curve, with_pictures
 from reports.sources import IMAGE_METRIC, Results
-from reports.statistics import AXES, by_concepts, intervals, replications
+from reports.statistics import AXES, intervals, replications
 from reports.style import INK, headline, in_order, legend_below, look, panels
 
 COLUMNS = ["task", "axis", "metric", "method", "concepts", "mean", "low", "high", "replications", "pictures"]
@@ -23,7 +23,6 @@ AXIS = {"sequences": "T, people in the model", "stages": "t, people learnt so fa
 def select(results: Results) -> pd.DataFrame:
     """Merged value by length of the sequence; where most methods ran few lengths, by stage of their longest."""
     cells, parts = off_curve(results.images), []
-    real = by_concepts(cells, "identity_real")
     for task, group in groups(cells, "task"):
         lengths = group.groupby("method").n_concepts
         enough = max(2, np.log2(group.n_concepts.max()))  # the axis is logarithmic: a length each time T doubles
@@ -36,7 +35,7 @@ def select(results: Results) -> pd.DataFrame:
             concepts = found.n_concepts if axis == "sequences" else found.stage + 1
             parts.append(found.assign(task=task, axis=axis, metric=metric, concepts=concepts.astype(int)))
             if metric == IMAGE_METRIC:
-                parts[-1]["pictures"] = [real.get((task, count), np.nan) for count in found.n_concepts]
+                parts[-1] = with_pictures(parts[-1], cells)
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return data.reindex(columns=COLUMNS).dropna(subset=["mean"])
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.metrics import METRICS
 from reports.figures.api import FigureSpec
-from reports.figures.method_comparison import dots, ordinal, ranking
+from reports.figures.method_comparison import dots, dots_height, ordinal, ranking
 from reports.frames import groups
-from reports.image_cells import longest, names, off_curve
+from reports.image_cells import longest, names, off_curve, with_pictures
 from reports.sources import IMAGE_METRIC, Results
-from reports.statistics import by_concepts, intervals, replications
+from reports.statistics import intervals, replications
 from reports.style import INK, headline, look, panels
 
 COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications",
@@ -28,14 +27,12 @@ PANELS = {
 def select(results: Results) -> pd.DataFrame:
     """Merged identity, forgetting, CLIP-T and context, at one number of concepts a task."""
     parts = [pd.DataFrame(columns=COLUMNS)]
-    pictures = by_concepts(results.images, "identity_real")
     for metric, quantity in PANELS:
         values = off_curve(replications(results.images, metric, quantity))
         if len(values):
             parts.append(intervals(longest(values)).assign(metric=metric, quantity=quantity))
             if (metric, quantity) == (IMAGE_METRIC, "final"):
-                places = zip(parts[-1].task, parts[-1].n_concepts, strict=True)
-                parts[-1]["pictures"] = [pictures.get(place, np.nan) for place in places]
+                parts[-1] = with_pictures(parts[-1], results.images)
     return pd.concat(parts[1:] or parts, ignore_index=True).reindex(columns=COLUMNS).dropna(subset=["mean"])
 
 
@@ -62,7 +59,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task; methods from best to worst identity."""
     tasks, short = list(dict.fromkeys(data.task)), names(data.task)
     most = max(data[data.task == task].method.nunique() for task in tasks)
-    figure, axes = panels(len(tasks) * len(PANELS), narrow, columns=2, height=0.75 + (0.22 if narrow else 0.185) * most)
+    figure, axes = panels(len(tasks) * len(PANELS), narrow, columns=2, height=dots_height(most, narrow))
     for index, task in enumerate(tasks):
         group = data[data.task == task]
         order = ranking(group[_is(group, (IMAGE_METRIC, "final"))], IMAGE_METRIC)
@@ -72,7 +69,7 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
             if part.empty:
                 panel.remove()
                 continue
-            dots(panel, part, order, named=narrow or column % 2 == 0, logarithmic=False)
+            dots(panel, part, order, narrow, named=column % 2 == 0, logarithmic=False)
             if part.pictures.notna().any():
                 panel.axvline(part.pictures.mean(), color=INK, linewidth=1, linestyle=":")
             panel.set_xlabel(label + ("" if METRICS[key[0]].orientation == "higher" else " (less is better)"))

@@ -14,7 +14,7 @@ from reports.figures.api import FigureSpec
 from reports.frames import distinct, each, groups
 from reports.sources import Results
 from reports.statistics import intervals, replications
-from reports.style import INK, WIDE, headline, look, panels, plain_ticks
+from reports.style import INK, headline, look, panels, plain_ticks
 
 HEADLINES = ("relative_error", "identity")  # what tables rank methods by: on linear layers, and on images
 COLUMNS = ["task", "n_concepts", "metric", "quantity", "method", "role", "mean", "low", "high", "replications"]
@@ -55,13 +55,13 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """A row of panels a task: final value left, forgetting right; methods from best to worst."""
     tasks = distinct(data, ["task", "metric"])
     most = max(data[data.task == task].method.nunique() for task, _ in tasks)
-    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=0.75 + (0.22 if narrow else 0.185) * most)
+    figure, axes = panels(len(tasks) * 2, narrow, columns=2, height=dots_height(most, narrow))
     for index, (task, metric) in enumerate(tasks):
         group = data[(data.task == task) & (data.metric == metric)]
         order = ranking(group[group.quantity == "final"], metric)
         for column, (quantity, label) in enumerate(QUANTITIES.items()):
             panel = axes[2 * index + column]
-            dots(panel, group[group.quantity == quantity], order, named=narrow or column == 0)
+            dots(panel, group[group.quantity == quantity], order, narrow, named=column == 0)
             name = METRICS[metric].pretty_name
             panel.set_xlabel(f"{name}, {label}" if quantity == "final" else f"{label} (+ is worse)")
             if quantity == "final" and metric == "relative_error":
@@ -72,14 +72,22 @@ def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     return figure
 
 
-def dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool, logarithmic: bool = True) -> None:
+def dots_height(methods: int, narrow: bool) -> float:
+    """Inches of a panel with one row a method; on a phone some names take two lines."""
+    return 0.75 + (0.22 if narrow else 0.185) * methods
+
+
+def dots(
+    panel: Axes, data: pd.DataFrame, order: list[str], narrow: bool, named: bool, logarithmic: bool = True
+) -> None:
     """One row a method: mean and interval; controls and references are marked, SeqLoRA's names are bold.
 
     Args:
         panel: where.
         data: one row a method.
         order: methods from top to bottom.
-        named: whether to write their names.
+        narrow: for a phone: every panel has the names, in lines that leave room for the numbers.
+        named: whether a page has them at this panel, too.
         logarithmic: whether a wide range of positive values may be drawn on a logarithmic axis.
     """
     lowest, highest = data["mean"].min(), data["mean"].max()
@@ -97,10 +105,9 @@ def dots(panel: Axes, data: pd.DataFrame, order: list[str], named: bool, logarit
     marks = {row.method: " (c)" if row.role == "control" else " (ref)" if row.role == "reference" else ""
              for row in each(data)}  # fmt: skip
     names = [f"{look(name, k).label}{marks.get(name, '')}" for k, name in enumerate(order)]
-    figure = panel.get_figure(root=True)
-    if figure is not None and figure.get_figwidth() < WIDE:  # a phone: names must leave room for the numbers
+    if narrow:
         names = [textwrap.fill(name, 26, break_on_hyphens=False) for name in names]
-    panel.set_yticks(range(len(order)), names if named else [""] * len(order))
+    panel.set_yticks(range(len(order)), names if named or narrow else [""] * len(order))
     for tick, name in zip(panel.get_yticklabels(), order, strict=True):
         tick.set_fontweight("bold" if name.startswith("seqlora") else "normal")
     panel.set_ylim(len(order) - 0.4, -0.6)
