@@ -246,6 +246,8 @@ def settle(figure: Figure) -> None:
 def _limits(figure: Figure) -> Iterator[tuple[Text, float]]:
     """Titles and horizontal labels, with the width that each has: up to the next panel of its row, or the edge."""
     for axes in figure.axes:
+        axes.apply_aspect()  # squares move inside their place; only drawing would do it
+    for axes in figure.axes:
         box, edge = axes.get_window_extent(), figure.bbox.x1 - 4
         rights = [other.get_window_extent() for other in figure.axes if other is not axes]
         row = [other.x0 - 6 for other in rights if other.x0 > box.x0 and other.y0 < box.y1 and other.y1 > box.y0]

@@ -107,6 +107,18 @@ class ImageWorkshop:
         scores = [judge.score(concept.training, concept.references).cosine.mean() for concept in self.concepts]
         return [Value("identity_real", float(score), concept=j) for j, score in enumerate(scores)]
 
+    @cached_property
+    def untouched(self) -> NDArray[np.float64]:
+        """What CLIP sees of the base model's own images, once for all methods; see `seen`."""
+        return self.seen({})
+
+    def seen(self, update: Update) -> NDArray[np.float64]:
+        """CLIP features of what W0 + `update` draws of the class word, (prompts, d)."""
+        assert self.judges.clip is not None
+        self.studio.show(update)
+        prompts = [text.format(f"a {self.concepts[0].class_word}") for text in self.prompts]
+        return self.judges.clip.images(self.studio.draw(prompts, self.noise[-1]))
+
     def trained(
         self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
     ) -> list[Learnt]:
@@ -266,15 +278,9 @@ def _cross_similarity(workshop: ImageWorkshop, images: Pixels, concept: int) -> 
 
 def _drift(workshop: ImageWorkshop, last: Update) -> list[Value]:
     """Drift on the class word's prompts, drawn with noise of their own."""
-    clip = workshop.judges.clip
-    if clip is None:
+    if workshop.judges.clip is None:
         return []
-    prompts = [text.format(f"a {workshop.concepts[0].class_word}") for text in workshop.prompts]
-    drawn = []
-    for update in ({}, last):
-        workshop.studio.show(update)
-        drawn.append(clip.images(workshop.studio.draw(prompts, workshop.noise[-1])))
-    return [Value("drift", max(0.0, drift(*drawn)))]
+    return [Value("drift", max(0.0, drift(workshop.untouched, workshop.seen(last))))]
 
 
 def _content(update: Update, learnt: Learnt) -> str:

@@ -51,12 +51,17 @@ def describe(data: pd.DataFrame) -> str:
         for method in (name for name in ("seqlora", "seqlora-penalty", "plain-sum") if (group.method == name).any()):
             seconds = group[group.method == method].set_index("n_concepts")["mean"]
             if last in seconds:
-                change = f" to {seconds[last]:.2g}" if first in seconds and first < last else ""
-                texts.append(f"{look(method).label} {seconds.get(first, seconds[last]):.2g}{change} s")
+                change = f" to {_short(seconds[last])}" if first in seconds and first < last else ""
+                texts.append(f"{look(method).label} {_short(seconds.get(first, seconds[last]))}{change} s")
         if texts:
             span = f"from T = {first} to {last}" if first < last else f"at T = {first}"
             says.append(f"{task.partition(':')[0]}, a concept {span}: {', '.join(texts)}")
     return "; ".join(says) or "Nothing but bytes was measured"
+
+
+def _short(number: float) -> str:
+    """Two digits, and never a power of ten for hundreds."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:

@@ -14,7 +14,7 @@ from reports import sheets
 from reports.figures.api import FigureSpec
 from reports.frames import each, groups
 from reports.gallery import chosen, path_of
-from reports.image_cells import names
+from reports.image_cells import names, off_curve
 from reports.sources import Results
 from reports.style import FAINT, INK, headline, in_order, look, panels
 
@@ -32,12 +32,14 @@ def select(results: Results) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     places = pd.Series([(record.cell.task, record.cell.n_concepts) for record in records]).value_counts()
     task, count = max(place for place in places.index if places[place] == places.max())
+    here = {
+        record.cell.method: record for record in records if (record.cell.task, record.cell.n_concepts) == (task, count)
+    }
     rows: list[dict[str, object]] = []
-    for record in records:
-        if (record.cell.task, record.cell.n_concepts) == (task, count):
-            path = path_of(record, sheets.ARTIFACT, results.store)
-            tiles = sheets.cut(path, count) if path is not None else None
-            rows += [] if tiles is None else _rows(record, tiles, first=not rows)
+    for method in off_curve(pd.DataFrame({"method": list(here)})).method:
+        path = path_of(here[method], sheets.ARTIFACT, results.store)
+        tiles = sheets.cut(path, count) if path is not None else None
+        rows += [] if tiles is None else _rows(here[method], tiles, first=not rows)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -7,16 +7,19 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from reports.figures.api import FigureSpec
 from reports.frames import each
 from reports.image_cells import gammas, longest, names, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import AXES, intervals, replications
-from reports.style import BLUE, FAINT, headline, in_order, legend_below, look, panels
+from reports.style import BLUE, FAINT, PAPER, headline, in_order, legend_below, look, panels
 
 COLUMNS = ["task", "n_concepts", "method", "role", "gamma", "adaptation", "adaptation_low", "adaptation_high",
            "forgetting", "forgetting_low", "forgetting_high", "replications"]  # fmt: skip
+
+CORNERS = ((5, 4), (5, -9), (-5, 4), (-5, -9))  # from a marker to its label in points, in turns: they lie close
 
 
 def select(results: Results) -> pd.DataFrame:
@@ -74,8 +77,10 @@ def _curve(panel: Axes, curve: pd.DataFrame) -> None:
         panel.plot(curve.forgetting, curve.adaptation, color=BLUE, linewidth=1.2, label="SeqLoRA over γ")
     for place, row in enumerate(each(curve)):
         text = f"{'' if place else 'γ = '}{row.gamma:g}"
-        panel.annotate(text, (row.forgetting, row.adaptation), (5, -9 if place % 2 else 4), textcoords="offset points",
-                       fontsize=7, fontweight="bold")  # fmt: skip
+        x, y = CORNERS[place % len(CORNERS)]
+        panel.annotate(text, (row.forgetting, row.adaptation), (x, y), textcoords="offset points", fontsize=7,
+                       fontweight="bold", ha="left" if x > 0 else "right",
+                       path_effects=[withStroke(linewidth=2, foreground=PAPER)])  # fmt: skip
 
 
 def _point(panel: Axes, row: pd.Series, index: int, named: bool) -> None:

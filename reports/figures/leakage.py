@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.composed import PLAIN, REGIONAL
 from reports.figures.api import FigureSpec
 from reports.frames import distinct, each
-from reports.image_cells import longest, names
+from reports.image_cells import longest, names, off_curve
 from reports.sources import IMAGE_METRIC, Results
 from reports.statistics import AXES, intervals, mean_values, replications
 from reports.style import INK, headline, in_order, legend_below, look, panels
@@ -23,7 +23,7 @@ COMPOSED = {PLAIN: "two people, plain prompt", REGIONAL: "two people, regional"}
 
 def select(results: Results) -> pd.DataFrame:
     """Similarity to the own and to the other people's references, at one number of people a task."""
-    cells = results.images
+    cells = off_curve(results.images)
     pairs = {
         ONE: (replications(cells, IMAGE_METRIC, "final"), mean_values(cells, "cross_similarity")),
         **{
