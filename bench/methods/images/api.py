@@ -97,12 +97,13 @@ METHODS: Registry[ImageMethod] = Registry("image method")
 # The same for every method, chosen where plain LoRA of a single concept is best: six tuning identities, 150 steps, one
 # seed. Rates of B and of the words, identity with a plain word (with ED-LoRA's words): 2e-3 and 2e-2 .57 (.67),
 # 2e-3 and 5e-2 .58 (.69), 2e-3 and 1e-1 .61, 4e-3 and 5e-2 .64 (.72), 6e-3 and 5e-2 .63.
-# That of learned bases is where SeqLoRA of a single concept, without a past, comes closest to plain LoRA's final loss:
-# four tuning identities, 240 steps of 4 images, transformer layers. Plain LoRA .299 (identity .74); SeqLoRA with K = 1
-# and 1e-2 .314 (.66), K = 0 and 1e-2 .311 (.60), K = 0 and 5e-2 .304 (.70), the same with B at 1e-2 .301 (.64).
+# That of learned bases is by how many radians a step turns them; a step of plain LoRA turns A by about
+# 4e-3 sqrt(n) / (1 / sqrt(3)) = .08. SeqLoRA of a single concept with ED-LoRA's words, without a past, on four tuning
+# identities, transformer layers, 240 (60) steps of 4 images, one seed: 5e-2 .67 (.44), 1e-1 .73 (.48), 2e-1 .70, and
+# ED-LoRA itself .71 (.45). Before, with one plain word: K = 0 and 1e-2 .60, K = 0 and 5e-2 .70, K = 1 and 1e-2 .66.
 RATES: Mapping[str, Any] = {
     "coefficient_learning_rate": 4e-3,
-    "basis_learning_rate": 5e-2,
+    "basis_learning_rate": 1e-1,
     "extra_learning_rate": 5e-2,
     "schedule": "cosine",
     "start_batches": 8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.methods.images.api import ImageMethod, Workshop, config
+from bench.methods.images.api import RATES, ImageMethod, Workshop, config
 from bench.personalise.shared import Learnt
 from bench.personalise.tokens import ED_LORA, PLAIN_WORD, WordStyle
 
@@ -25,6 +25,7 @@ class SeqLoRA(ImageMethod):
 
     inner_steps: int = 0
     start: str = "moments"
+    basis_rate: float = RATES["basis_learning_rate"]
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
@@ -34,6 +35,7 @@ class SeqLoRA(ImageMethod):
                 orthogonal=self.orthogonal,
                 inner_steps=self.inner_steps,
                 start=self.start,
+                basis_learning_rate=self.basis_rate,
                 forgetting_weight=self.forgetting_weight,
                 forgetting_scale=self.forgetting_scale,
             ),
@@ -95,7 +97,8 @@ class SeqLoRAPenaltyLayerwise(SeqLoRAPenalty):
     """The same with ED-LoRA's words: two a concept, with an embedding for every cross-attention layer.
 
     Embeddings belong to one concept alone, so that what they learn is never forgotten. On four tuning identities (240
-    steps of 4 images, transformer layers, one seed, remembered by 8 batches) final identity was .72, .01 was forgotten.
+    steps of 4 images, transformer layers, one seed, remembered by 24 batches) final identity was .74 and nothing was
+    forgotten; with bases at half the rate .70.
     """
 
     name = "seqlora-penalty-layerwise"
