@@ -79,3 +79,14 @@ def test_layer_names_stay_recognisable() -> None:
     long = style.short("x" * 40 + "tail")
     assert len(long) <= 36
     assert long.endswith("tail")
+
+
+def test_title_of_a_square_panel_stays_inside_the_figure() -> None:
+    with style.styled():
+        figure, panels = style.panels(4, narrow=False, columns=4, height=1.8)
+        for panel in panels:
+            panel.set_box_aspect(1.6)  # narrower than its place: the panel moves to the middle of it
+            panel.set_title("Orthogonal Adaptation, paper mode")
+        style.settle(figure)
+        figure.canvas.draw()
+    assert max(panel.get_tightbbox().x1 for panel in panels) <= figure.bbox.x1
