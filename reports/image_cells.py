@@ -53,9 +53,14 @@ def off_curve(rows: pd.DataFrame) -> pd.DataFrame:
     bent = {
         method
         for method, (kind, options) in parts.items()
-        if kind in known.intersection(GAMMA_CURVE) and options.startswith("gamma=") and "," not in options
+        if options and kind in known.intersection(GAMMA_CURVE) and _only_gamma(options)
     }
     return rows[~rows.method.isin(bent)]
+
+
+def _only_gamma(options: str) -> bool:
+    """Whether nothing but γ was set, if anything was."""
+    return not options or (options.startswith("gamma=") and "," not in options)
 
 
 def names(tasks: Iterable[str]) -> dict[str, str]:
@@ -85,9 +90,10 @@ def _telling(options: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def gammas(records: Iterable[CellRecord]) -> dict[str, float]:
-    """Weight of the forgetting penalty of every SeqLoRA variant with orthogonal bases, by method."""
+    """Weight of the forgetting penalty of SeqLoRA and its variants in γ alone, by method."""
     found = {}
     for record in records:
-        if split_name(record.cell.method)[0] in GAMMA_CURVE:
+        kind, options = split_name(record.cell.method)
+        if kind in GAMMA_CURVE and _only_gamma(options):
             found[record.cell.method] = float(record.settings.get("gamma") or 0.0)
     return found

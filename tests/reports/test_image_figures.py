@@ -202,7 +202,7 @@ def test_most_methods_with_one_length_show_stages_of_their_longest(results: Resu
     assert data[data.method == "plain-sum"].concepts.max() == 2
 
 
-def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
+def test_names_are_as_short_as_they_can_be() -> None:
     assert names(["portraits:steps=2", "photos:a"]) == {"portraits:steps=2": "portraits", "photos:a": "photos"}
     assert names(["portraits:steps=2,rank=8", "portraits:steps=3,rank=8", "portraits:steps=2,rank=8"]) == {
         "portraits:steps=2,rank=8": "portraits steps=2",
@@ -216,4 +216,14 @@ def test_names_are_as_short_as_they_can_be(people: list[CellRecord]) -> None:
     assert names([long, quick]) == {long: "portraits steps=240", quick: "portraits steps=60"}
     pairs = [f"portraits:steps={s},rank={r}" for s in (1, 2) for r in (3, 4)]  # no option alone tells four apart
     assert names(pairs) == {task: task.replace(":", " ").replace(",", " ") for task in pairs}
-    assert gammas(people)["seqlora"] == 0.0
+
+
+def test_only_gamma_bends_the_curve(people: list[CellRecord]) -> None:
+    known = gammas(people)
+    assert known["seqlora"] == 0.0
+    assert known["seqlora-penalty:gamma=0.2"] == 0.2
+    one = next(record for record in people if record.cell.method == "seqlora-penalty")
+    slow = one.model_copy(update={"cell": one.cell.model_copy(update={"method": "seqlora-penalty:basis_rate=0.05"})})
+    assert gammas([one, slow]).keys() == {"seqlora-penalty"}
+    methods = pd.DataFrame({"method": ["seqlora-penalty", "seqlora-penalty:gamma=3.0", slow.cell.method]})
+    assert list(off_curve(methods).method) == ["seqlora-penalty", slow.cell.method]
