@@ -15,6 +15,7 @@ class SeqLoRA(ImageMethod):
     """Learned bases, each orthogonal to all earlier ones; A by Riemannian steps, B by ordinary ones.
 
     With K `inner_steps`, A rests while B takes K steps; with 0, both move in every step (see `RATES` for the choice).
+    A task that has a rate for bases, as photos have, replaces `basis_rate`.
     """
 
     name = "seqlora"
