@@ -6,7 +6,7 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -66,7 +66,7 @@ class ImageWorkshop:
     Attributes:
         prompts: templates that every concept is drawn with.
         layers: regular expression of the UNet's layers that are adapted.
-        rates: learning rates and the like that replace those of the methods.
+        rates: see `Workshop.rates`.
         notes: settings of the result that data and models decide.
         weights: name -> SHA-256 of the files that were used.
         scenes: images of two concepts to draw after the last stage, or None.
@@ -123,11 +123,11 @@ class ImageWorkshop:
         self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
     ) -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self.training.run(replace(config, **self.rates), self.load, style=style, bases=bases, generic=generic)
+        return self.training.run(config, self.load, style=style, bases=bases, generic=generic)
 
     def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """See `Workshop.words`."""
-        return self.training.run_words(self.rates.get("extra_learning_rate", rate), self.load, style)
+        return self.training.run_words(rate, self.load, style)
 
     def know(self, learnt: Learnt) -> str:
         """See `Workshop.know`; a concept without an embedding is spoken of by its class word."""

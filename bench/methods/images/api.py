@@ -34,6 +34,10 @@ class Workshop(Protocol):
         """Seed of random bases, the same for all methods."""
 
     @property
+    def rates(self) -> Mapping[str, Any]:
+        """What the task sets in place of some of `RATES`."""
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The concepts of the cell, in order."""
 
@@ -111,9 +115,9 @@ RATES: Mapping[str, Any] = {
 
 
 def config(workshop: Workshop, **changes: Any) -> SeqLoRAConfig:
-    """A configuration with the budget and the rates that all methods share, and what the method changes."""
+    """A configuration with the budget and the rates that all methods of the task share, and what the method changes."""
     given = {"rank": workshop.rank, "seed": workshop.seed, "target_modules": workshop.layers}
-    return SeqLoRAConfig(**{**RATES, **given, **changes})
+    return SeqLoRAConfig(**{**RATES, **workshop.rates, **given, **changes})
 
 
 def weighted_sum(learnt: Sequence[Learnt], weights: Sequence[float]) -> dict[str, Tensor]:

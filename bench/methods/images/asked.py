@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from bench.methods.images.api import ImageMethod
@@ -23,6 +24,7 @@ class _Ear:
     names: tuple[str, ...]
     layers: str
     seed: int = 0
+    rates: Mapping[str, Any] = field(default_factory=dict)
 
     def trained(self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, **options: Any) -> NoReturn:
         raise _Asked({"config": config.to_json(), "style": asdict(style), **options})

@@ -25,7 +25,7 @@ class TokenOnly(ImageMethod):
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
-        return workshop.words(RATES["extra_learning_rate"], self.style)
+        return workshop.words({**RATES, **workshop.rates}["extra_learning_rate"], self.style)
 
     def merge(self, learnt: Sequence[Learnt], workshop: Workshop) -> Update:
         """No update."""

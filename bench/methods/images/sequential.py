@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.methods.images.api import RATES, ImageMethod, Workshop, config
+from bench.methods.images.api import ImageMethod, Workshop, config
 from bench.personalise.shared import Learnt
 from bench.personalise.tokens import ED_LORA, PLAIN_WORD, WordStyle
 
@@ -15,7 +15,7 @@ class SeqLoRA(ImageMethod):
     """Learned bases, each orthogonal to all earlier ones; A by Riemannian steps, B by ordinary ones.
 
     With K `inner_steps`, A rests while B takes K steps; with 0, both move in every step (see `RATES` for the choice).
-    A task that has a rate for bases, as photos have, replaces `basis_rate`.
+    `basis_rate` is by how many radians a step turns A, 0 for the task's rate.
     """
 
     name = "seqlora"
@@ -26,7 +26,7 @@ class SeqLoRA(ImageMethod):
 
     inner_steps: int = 0
     start: str = "moments"
-    basis_rate: float = RATES["basis_learning_rate"]
+    basis_rate: float = 0.0
 
     def train(self, workshop: Workshop) -> list[Learnt]:
         """See `ImageMethod.train`."""
@@ -36,9 +36,9 @@ class SeqLoRA(ImageMethod):
                 orthogonal=self.orthogonal,
                 inner_steps=self.inner_steps,
                 start=self.start,
-                basis_learning_rate=self.basis_rate,
                 forgetting_weight=self.forgetting_weight,
                 forgetting_scale=self.forgetting_scale,
+                **({"basis_learning_rate": self.basis_rate} if self.basis_rate else {}),
             ),
             style=self.words,
             generic=self.protects_base,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bench.methods import load_method
 from bench.methods.images import METHODS
-from bench.methods.images.api import weighted_sum
+from bench.methods.images.api import RATES, weighted_sum
 from bench.metrics.clip import clip_score, drift
 from bench.metrics.energies import forgetting_energies
 from bench.metrics.identity import IdentityJudge
@@ -20,6 +22,7 @@ from bench.personalise.studio import Studio
 from bench.tasks.images import ImageWorkshop, Judges, measure
 from bench.tasks.portraits import pipeline_digest
 from bench.world import assets
+from seqlora import SeqLoRAConfig
 from seqlora.subspace import overlap
 
 
@@ -153,3 +156,18 @@ def test_a_training_belongs_to_every_file_of_the_pipeline(part: str, monkeypatch
     changed = {**files, f"pipeline/{part}": {"sha256": "0" * 64}}
     monkeypatch.setattr(assets, "manifest", lambda: {"files": changed})
     assert pipeline_digest() != before
+
+
+def test_a_rate_of_the_method_goes_before_the_tasks_and_that_before_the_common_one() -> None:
+    asked: list[SeqLoRAConfig] = []
+    rates = {"basis_learning_rate": 0.02, "extra_learning_rate": 0.03}
+    workshop: Any = SimpleNamespace(
+        rank=2, seed=0, layers="x", rates=rates, names=("a",), trained=lambda config, **_: asked.append(config)
+    )
+    for name in ("seqlora", "seqlora:basis_rate=0.5"):
+        load_method("images", name)[1].train(workshop)
+    assert [config.basis_learning_rate for config in asked] == [0.02, 0.5]
+    assert {config.extra_learning_rate for config in asked} == {0.03}
+    assert {config.coefficient_learning_rate for config in asked} == {RATES["coefficient_learning_rate"]}
+    words = SimpleNamespace(rates=rates, words=lambda rate, style: rate)
+    assert load_method("images", "token-only")[1].train(words) == 0.03
