@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.prediction import predict
+from bench.prediction import judge_prediction, predict
 from bench.schema import CellRecord
 from reports import image_tables, sheets
 from reports.figures import FIGURES
@@ -17,6 +17,7 @@ from reports.figures.method_comparison import HEADLINES
 from reports.image_cells import gammas, longest, names, off_curve
 from reports.sources import Results
 from reports.statistics import t_interval
+from theory.ledger import generator
 
 
 @pytest.fixture
@@ -107,6 +108,8 @@ def test_prediction_is_that_of_the_bench(results: Results, people: list[CellReco
     assert len(data) == len(expected.points)
     np.testing.assert_allclose(np.sort(data["drop"]), np.sort(expected.points[:, 1]))
     assert data.low.iloc[0] <= expected.correlation <= data.high.iloc[0]
+    ledgers = judge_prediction(people, generator("C9", 0)).tables["correlations"][0]
+    assert (data.low.iloc[0], data.high.iloc[0]) == (ledgers["low"], ledgers["high"])  # one page, one interval
     within = expected.readings["within"]
     assert data.within.iloc[0] == pytest.approx(within.value)
     told = FIGURES["energy_predicts"].headline
