@@ -48,19 +48,23 @@ class AdaptedLayer:
         return cast(nn.Parameter, self.module.lora_B[ADAPTER].weight)
 
     def input_rows(self, value: Tensor) -> Tensor:
-        """The layer's input as rows that W multiplies, shape (N, n): tokens, or patches of a convolution."""
-        base = self.module.get_base_layer()
-        if isinstance(base, nn.Conv2d):
-            padded = F.pad(value, base._reversed_padding_repeated_twice)  # also right for padding="same"
-            patches = F.unfold(padded, base.kernel_size, base.dilation, 0, base.stride)  # type: ignore[arg-type]
-            return patches.mT.reshape(-1, patches.shape[1])
-        return value.reshape(-1, value.shape[-1])
+        """The layer's input as rows that W multiplies, see `input_rows`."""
+        return input_rows(self.module.get_base_layer(), value)
 
     def output_rows(self, value: Tensor) -> Tensor:
         """The layer's output (or its gradient) as rows, shape (N, m)."""
         if isinstance(self.module.get_base_layer(), nn.Conv2d):
             return value.flatten(2).mT.reshape(-1, value.shape[1])
         return value.reshape(-1, value.shape[-1])
+
+
+def input_rows(layer: nn.Module, value: Tensor) -> Tensor:
+    """The input of a plain layer as rows that its weight matrix multiplies, (N, n): tokens, or patches of an image."""
+    if isinstance(layer, nn.Conv2d):
+        padded = F.pad(value, layer._reversed_padding_repeated_twice)  # also right for padding="same"
+        patches = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)  # type: ignore[arg-type]
+        return patches.mT.reshape(-1, patches.shape[1])
+    return value.reshape(-1, value.shape[-1])
 
 
 def target_widths(model: nn.Module, target_modules: str | Sequence[str]) -> dict[str, int]:

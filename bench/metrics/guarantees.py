@@ -26,6 +26,7 @@ from bench.personalise.batches import ConceptBatches
 from bench.personalise.images import ConceptImages
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Studio, Update
+from seqlora.adapters import input_rows
 from theory.api import BoundCheck
 from theory.bounds import quadratic_form_bound
 from theory.certify import certify_distribution_free, certify_sub_gaussian
@@ -93,8 +94,9 @@ def record(
     windows: dict[str, list[Array]] = {layer: [] for layer in layers}
 
     def keep(layer: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen = inputs[0].reshape(len(inputs[0]), -1, inputs[0].shape[-1])
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = input_rows(module, inputs[0])
+            seen = rows.reshape(len(inputs[0]), -1, rows.shape[-1])
             at = np.linspace(0, seen.shape[1] - 1, min(POSITIONS, seen.shape[1])).round().astype(int)
             windows[layer].append(seen[:, at].mT.double().cpu().numpy())
 

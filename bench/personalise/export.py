@@ -11,6 +11,7 @@ with layerwise(pipeline, numbers, vectors): pipeline("a photo of <name> <name+cl
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from seqlora.adapters import pad_rank
 from seqlora.errors import BadInputError
 from seqlora.files import read_tensors, write_tensors
 
+RESIDUAL_CONVOLUTION = re.compile(r"\.resnets\.\d+\.conv[12]$")  # always 3 x 3; factors are kept as matrices
 TOKEN_FILE, LORA_FILE, WORDS_FILE = "token.safetensors", "pytorch_lora_weights.safetensors", "words.safetensors"
 
 
 def export_concept(learnt: Learnt, folder: str | Path) -> Path:
-    """Write one concept of a linear-layer LoRA (scale 1; smaller ranks are padded with zeros); returns the folder."""
+    """Write one concept's LoRA (scale 1; smaller ranks are padded with zeros) and its words; returns the folder."""
     folder = Path(folder)
     state: dict[str, Tensor] = {}
     for layer, (A, B) in pad_rank(learnt.factors).items():
+        if RESIDUAL_CONVOLUTION.search(layer):
+            A, B = A.reshape(len(A), -1, 3, 3), B[:, :, None, None]
         state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"] = A, B
     if state:
         write_tensors(folder / LORA_FILE, state, {"format": "pt"})

@@ -32,9 +32,15 @@ from seqlora.sequence import Step
 
 UNET_ATTENTION = r"unet\..*attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 UNET_FEED_FORWARD = r"unet\..*ff\.net\.(0\.proj|2)"
+UNET_CONVOLUTIONS = r"unet\.(down_blocks\.[01]|up_blocks\.[1-9])\.resnets\.\d+\.conv2"
 TEXT_ENCODER = r"text_encoder\..*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
-LAYERS = {"attention": UNET_ATTENTION, "transformer": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}"}
-"""Which layers of the UNet may be adapted, by name: what the papers adapt, and all linear ones of its transformers."""
+LAYERS = {
+    "attention": UNET_ATTENTION,
+    "transformer": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}",
+    "convolution": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}|{UNET_CONVOLUTIONS}",
+}
+"""Which layers of the UNet may be adapted, by name: what the papers adapt; all linear layers of its transformers; and
+the last convolution of each residual block of the outer levels as well, the finest of which may have no transformer."""
 TOKEN = "token"  # name of the embeddings among a concept's extra parameters
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.personalise.layerwise import cross_attention_layers
 from bench.personalise.studio import Studio
+from seqlora.adapters import input_rows
 from seqlora.moments import ExactMoment
 
 KINDS = ("encoder", "text", "spatial")  # in the order in which Mix-of-Show fuses them
@@ -96,7 +97,7 @@ def _watched(studio: Studio, moments: Mapping[str, ExactMoment]) -> Iterator[Non
 
 
 def _adder(moment: ExactMoment) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        moment.update(inputs[0].reshape(-1, inputs[0].shape[-1]))
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        moment.update(input_rows(layer, inputs[0]))
 
     return hook

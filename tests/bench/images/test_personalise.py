@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,13 +198,19 @@ def test_text_encoder_can_be_adapted_too_and_is_exported(
     assert not torch.allclose(before, after, atol=1e-4)
 
 
-def test_feed_forward_layers_can_be_adapted_too_and_are_exported(
-    training: Training, load: Callable[[], Any], tmp_path: Path
+RESIDUAL = {f"unet.{block}.conv2" for block in ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0",
+                                                "up_blocks.1.resnets.0", "up_blocks.1.resnets.1")}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fewer", "more"), list(itertools.pairwise(LAYERS)))
+def test_more_layers_can_be_adapted_and_are_exported(
+    training: Training, load: Callable[[], Any], tmp_path: Path, fewer: str, more: str
 ) -> None:
-    few, all_ = (training.run(replace(PLAIN, target_modules=LAYERS[name]), load)[0] for name in LAYERS)
+    few, all_ = (training.run(replace(PLAIN, target_modules=LAYERS[name]), load)[0] for name in (fewer, more))
     added = set(all_.factors) - set(few.factors)
     blocks = {layer.partition(".attn1")[0] for layer in few.factors if ".attn1.to_q" in layer}
-    assert added == {f"{block}.ff.net.{part}" for block in blocks for part in ("0.proj", "2")}
+    feed_forward = {f"{block}.ff.net.{part}" for block in blocks for part in ("0.proj", "2")}
+    assert added == {"transformer": feed_forward, "convolution": RESIDUAL}[more]
     assert all(bool(all_.factors[layer][1].abs().sum() > 0) for layer in added)
     plain = load()
     plain.load_lora_weights(str(export_concept(all_, tmp_path / "ann")))
