@@ -81,19 +81,26 @@ def _portable(record: CellRecord, results: Results, target: Path, images: list[P
 
 
 def _shrink(path: Path, target: Path) -> bool:
-    """Write an image as WebP; False for files that are none and for what stays too large."""
+    """Write an image as WebP; False for files that are none and for what stays too large.
+
+    One that is WebP already was published before, and would lose a little each time: it is copied as it is.
+    """
     try:
         with Image.open(path) as image:
-            pixels = image.convert("RGB")
+            data = path.read_bytes() if image.format == "WEBP" else _webp(image)
     except OSError:
         return False
-    buffer = io.BytesIO()
-    pixels.save(buffer, "WEBP", quality=sheets.QUALITY, method=6)
-    if buffer.tell() > LARGEST_FILE:
+    if len(data) > LARGEST_FILE:
         return False
     with atomic_write(target) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(data)
     return True
+
+
+def _webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=sheets.QUALITY, method=6)
+    return buffer.getvalue()
 
 
 def _write(path: Path, text: str) -> Path:

@@ -47,6 +47,17 @@ def test_published_images_are_those_of_the_gallery(results: Results, published: 
         assert (published / "store" / "bench" / record.artifacts["gallery"]).stat().st_size > 0
 
 
+def test_publishing_what_was_published_loses_nothing(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "build", lambda found, to, workers: build.Built(to, [], []))
+    publish.publish(load(published / "store"), tmp_path)
+    images = sorted((published / "store").rglob("*.webp"))
+    assert images
+    for path in images:
+        assert (tmp_path / path.relative_to(published)).read_bytes() == path.read_bytes()
+
+
 def test_nothing_stale_and_no_path_of_a_machine(published: Path) -> None:
     assert not (published / "store" / "stale.txt").exists()
     for record in load(published / "store").records:
