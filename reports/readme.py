@@ -116,6 +116,7 @@ def images_table(results: Results) -> str:
     for T, task in sorted({(int(row.n_concepts), str(row.task)) for row in final.itertuples()}):
         steps = re.search(r"\bsteps=(\d+)", task)
         name = f"T = {T}, {steps[1]} steps" if steps else f"T = {T}"
+        name += ", convolutions" if "layers=convolution" in task else ""
         heads += [f"{name}: {head}" for head in PORTRAIT_COLUMNS.values()]
         columns += [(values[item], task, T) for item in PORTRAIT_COLUMNS]
     return _methods(final, heads, columns)

@@ -59,7 +59,7 @@ class PhotoOptions:
     batch: int = 2
     lora_rate: float = 1e-4
     token_rate: float = 1e-3
-    layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
+    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `LAYERS`
     held_out: float = 0.3  # share of a concept's photos that become references, unless it has a folder of them
     prompts: int = 10  # of the file `prompts.txt`, or of our own; one image each
     scenes: int = 1  # images a pair of concepts that are drawn together; 0: none

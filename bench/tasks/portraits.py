@@ -57,7 +57,7 @@ class PortraitOptions:
     scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
     start_batches: int = RATES["start_batches"]  # that bases start from, and that the penalty remembers a concept by
-    layers: str = "attention"  # that are adapted, or "transformer": with the feed-forward layers between them
+    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `LAYERS`
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
