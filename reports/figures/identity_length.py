@@ -48,18 +48,25 @@ def _stages(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def describe(data: pd.DataFrame) -> str:
-    """What is left at the right end, by method: best, SeqLoRA with and without penalty, plain sum."""
+    """What is left at the right end, by method: best, SeqLoRA with and without penalty, plain sum.
+
+    Methods that ended earlier are told with where they did.
+    """
     says, short = [], names(data.task)
     for task, group in groups(data[data.metric == IMAGE_METRIC], "task"):
         first, last = group.concepts.min(), group.concepts.max()
-        end = group[group.concepts == last].set_index("method")["mean"].sort_values(ascending=False)
+        ends = group.loc[group.groupby("method").concepts.idxmax()].set_index("method")
         start = group[group.concepts == first].set_index("method")["mean"]
-        told = list(
-            dict.fromkeys([end.index[0], *(m for m in ("seqlora-penalty", "seqlora", "plain-sum") if m in end)])
-        )
-        texts = [f"{look(m).label} {start[m]:.2f} to {end[m]:.2f}" for m in told if m in start]
+        best = ends["mean"].where(ends.concepts == last).idxmax()
+        told = dict.fromkeys([best, *(m for m in ("seqlora-penalty", "seqlora", "plain-sum") if m in ends.index)])
+        texts = [f"{look(m).label} {_change(start[m], ends.loc[m], last)}" for m in told if m in start]
         says.append(f"{short[task]}: identity from {first} to {last} people: {', '.join(texts)}")
     return "; ".join(says)
+
+
+def _change(start: float, end: pd.Series, last: int) -> str:
+    left = round(end["mean"], 2) + 0.0  # no minus before nothing
+    return f"{start:.2f} to {left:.2f}" + (f" at {end.concepts}" if end.concepts < last else "")
 
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
@@ -86,8 +93,8 @@ def _lines(panel: Axes, data: pd.DataFrame) -> None:
                        elinewidth=0.8, capsize=0, linewidth=1, label=style.label)  # fmt: skip
     real = data.dropna(subset=["pictures"]).groupby("concepts").pictures.mean()
     panel.plot(real.index, real, color=INK, linewidth=1, linestyle=":", marker="")
-    # beyond 8 the logarithmic axis has room for few
-    counts = sorted(count for count in data.concepts.unique() if count <= 8 or count % 4 == 0)
+    # beyond 8 the logarithmic axis has room for few: every fourth up to 16, every eighth up to 32
+    counts = sorted(c for c in data.concepts.unique() if c <= 8 or c % 2 ** (np.ceil(np.log2(c)) - 2) == 0)
     panel.set_xscale("log", base=2)
     panel.set_xticks(counts, [str(count) for count in counts])
     panel.minorticks_off()

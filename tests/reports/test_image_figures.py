@@ -101,6 +101,15 @@ def test_who_is_beaten_is_counted(results: Results) -> None:
     assert counts[1] == counts[0] + 1
 
 
+def test_identity_says_where_a_method_ended_that_did_not_go_all_the_way() -> None:
+    rows = [
+        (method, t, 0.9 - 0.1 * t) for method, last in (("seqlora", 4), ("plain-sum", 2)) for t in range(1, last + 1)
+    ]
+    data = pd.DataFrame(rows, columns=["method", "concepts", "mean"]).assign(task="portraits", metric="identity")
+    told = FIGURES["identity_length"].headline(data)
+    assert told == "portraits: identity from 1 to 4 people: SeqLoRA 0.80 to 0.50, plain sum 0.80 to 0.70 at 2"
+
+
 def test_prediction_is_that_of_the_bench(results: Results, people: list[CellRecord]) -> None:
     data = FIGURES["energy_predicts"].select(results)
     expected = predict(people, np.random.default_rng(1))
