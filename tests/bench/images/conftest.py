@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def concepts() -> tuple[ConceptImages, ...]:
 def training(concepts: tuple[ConceptImages, ...], tmp_path: Path) -> Training:
     seeds = tuple(np.random.SeedSequence(7, spawn_key=(j,)) for j in range(len(concepts)))
     return Training("tiny", concepts, seeds, Budget(steps=3, batch=2), tmp_path)
+
+
+@contextmanager
+def products(convolution: Any) -> Iterator[list[torch.Tensor]]:
+    """While open, what the convolution's weight gives is appended: its outputs less the bias, (b, m, positions)."""
+    kept: list[torch.Tensor] = []
+    handle = convolution.register_forward_hook(
+        lambda module, _, output: kept.append((output - module.bias[:, None, None]).flatten(2).double())
+    )
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 def bench(*arguments: object) -> int:

@@ -19,6 +19,8 @@ from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.tasks.images import ImageWorkshop, Judges
 
+from .conftest import products
+
 WIDTH, COLUMNS, WINDOWS = 24, 8, 40
 
 
@@ -131,13 +133,9 @@ def test_windows_are_the_layer_s_inputs_on_images_that_no_training_saw(workshop:
 def test_windows_of_a_convolution_are_the_patches_that_it_multiplies(workshop: ImageWorkshop) -> None:
     layer = "unet.down_blocks.0.resnets.0.conv2"
     convolution: Any = workshop.studio.denoiser.get_submodule(layer)
-    outputs = []
-    handle = convolution.register_forward_hook(
-        lambda module, _, output: outputs.append(output - module.bias[:, None, None])
-    )
-    windows = record(workshop.studio, workshop.concepts[0], "a person", [layer], np.random.SeedSequence(1))[layer]
-    handle.remove()
-    expected = torch.cat(outputs).flatten(2).double().numpy()
+    with products(convolution) as outputs:
+        windows = record(workshop.studio, workshop.concepts[0], "a person", [layer], np.random.SeedSequence(1))[layer]
+    expected = torch.cat(outputs).numpy()
     at = np.linspace(0, expected.shape[-1] - 1, windows.shape[-1]).round().astype(int)
     given = convolution.weight.flatten(1).double().numpy() @ windows
     np.testing.assert_allclose(given, expected[..., at], atol=1e-5 * np.abs(expected).max())

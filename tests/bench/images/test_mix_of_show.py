@@ -21,6 +21,8 @@ from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.tasks.images import ImageWorkshop, Judges
 
+from .conftest import products
+
 
 @pytest.fixture
 def workshop(training: Training, load: Callable[[], Any]) -> ImageWorkshop:
@@ -78,14 +80,10 @@ def test_keys_and_values_are_fitted_to_words_and_end_token_of_their_own_layer(wo
 def test_convolutions_are_fitted_to_the_patches_that_they_multiply(workshop: ImageWorkshop) -> None:
     layer = "unet.up_blocks.1.resnets.0.conv2"
     convolution: Any = workshop.studio.denoiser.get_submodule(layer)
-    outputs = []
-    handle = convolution.register_forward_hook(
-        lambda module, _, output: outputs.append(output - module.bias[:, None, None])
-    )
-    moment = activations(workshop.studio, "a person", {layer: 288}, 0)[layer]
-    handle.remove()
+    with products(convolution) as outputs:
+        moment = activations(workshop.studio, "a person", {layer: 288}, 0)[layer]
     W = convolution.weight.flatten(1).double()
-    rows = torch.cat([output.flatten(2).mT.flatten(0, 1) for output in outputs]).double()
+    rows = torch.cat(outputs).mT.flatten(0, 1)
     # what W gives on the patches is what the module put out, up to float32 sums of 288 terms
     torch.testing.assert_close(
         W @ moment.total @ W.mT, rows.mT @ rows, rtol=1e-4, atol=1e-4 * float(rows.square().sum())
