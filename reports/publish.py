@@ -87,6 +87,7 @@ def _shrink(path: Path, target: Path) -> bool:
     """
     try:
         with Image.open(path) as image:
+            image.load()  # nothing damaged is passed on
             data = path.read_bytes() if image.format == "WEBP" else _webp(image)
     except OSError:
         return False
