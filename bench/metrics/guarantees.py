@@ -63,7 +63,7 @@ def guarantees(
     """
     if not applies(method) or len(learnt) < 2 or not all(len(one.references) for one in workshop.concepts):
         return []
-    layers = [name for name, (A, _) in learnt[0].factors.items() if A.ndim == 2]
+    layers = list(learnt[0].factors)
     tallies = {layer: Tally(layer) for layer in layers}
     for j in range(min(CONCEPTS, len(learnt) - 1)):
         model = stages[j] if method.in_sequence else weighted_sum([learnt[j]], [1.0])
