@@ -32,15 +32,9 @@ from seqlora.sequence import Step
 
 UNET_ATTENTION = r"unet\..*attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 UNET_FEED_FORWARD = r"unet\..*ff\.net\.(0\.proj|2)"
-UNET_CONVOLUTIONS = r"unet\.(down_blocks\.[01]|up_blocks\.[1-9])\.resnets\.\d+\.conv2"
 TEXT_ENCODER = r"text_encoder\..*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
-LAYERS = {
-    "attention": UNET_ATTENTION,
-    "transformer": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}",
-    "convolution": f"{UNET_ATTENTION}|{UNET_FEED_FORWARD}|{UNET_CONVOLUTIONS}",
-}
-"""Which layers of the UNet may be adapted, by name: what the papers adapt; all linear layers of its transformers; and
-the last convolution of each residual block of the outer levels as well, the finest of which may have no transformer."""
+LAYERS = ("attention", "transformer", "convolution")
+"""Which layers of a UNet may be adapted, each more than the one before it, see `layers_of`."""
 TOKEN = "token"  # name of the embeddings among a concept's extra parameters
 
 
@@ -59,6 +53,24 @@ class Budget:
     batch: int = 8
     bfloat16: bool = False
     checkpointing: bool = False
+
+
+def layers_of(which: str, unet: Any) -> str:
+    """Regular expression of the layers of a UNet that one of `LAYERS` adapts.
+
+    "attention" is what the papers adapt; "transformer" all linear layers of the transformers; "convolution" the last
+    convolution of each residual block of the two finest levels as well, the finest of which may have no transformer.
+    The innermost level is left out: its inputs are the widest (nine times its channels) and what it draws the coarsest.
+
+    Args:
+        which: one of `LAYERS`.
+        unet: a `UNet2DConditionModel`.
+    """
+    levels = len(unet.config.block_out_channels)
+    outer = range(min(2, levels - 1))  # counted from the finest: down block i, and up block levels - 1 - i
+    blocks = "|".join(rf"down_blocks\.{i}|up_blocks\.{levels - 1 - i}" for i in outer)
+    parts = [UNET_ATTENTION, UNET_FEED_FORWARD, rf"unet\.({blocks or '(?!)'})\.resnets\.\d+\.conv2"]
+    return "|".join(parts[: 1 + LAYERS.index(which)])
 
 
 class Learner:

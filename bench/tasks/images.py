@@ -26,7 +26,7 @@ from bench.metrics.energies import forgetting_energies, geometry, update_changes
 from bench.metrics.guarantees import guarantees
 from bench.metrics.identity import Recognises
 from bench.personalise.images import ConceptImages
-from bench.personalise.learner import LAYERS
+from bench.personalise.learner import UNET_ATTENTION
 from bench.personalise.pool import Bases
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio, Update
@@ -86,7 +86,7 @@ class ImageWorkshop:
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     scenes: Scenes | None = None
-    layers: str = LAYERS["attention"]
+    layers: str = UNET_ATTENTION
     drawn: dict[str, tuple[dict[str, NDArray[np.float64]], Pixels]] = field(default_factory=dict)
 
     @property
@@ -180,7 +180,7 @@ class ImageTask(ABC):
     def shared(self, cell: Cell) -> tuple[str, float]:
         """See `SharesWork.shared`: the training."""
         o, method = self.options, load_method(self.family, cell.method)[1]
-        what = asked_training(method, o.rank, ("",) * cell.n_concepts, LAYERS[o.layers])
+        what = asked_training(method, o.rank, ("",) * cell.n_concepts, o.layers)
         rate = LEARNING * (CONVOLUTIONS if o.layers == "convolution" else 1.0)
         seconds = rate * cell.n_concepts * o.steps * o.batch if what else 0.0
         return f"{cell.task} {cell.n_concepts} {cell.order} {cell.seed} {what}", seconds

@@ -25,7 +25,7 @@ from bench.models import Models, load_pipeline, pipeline_hashes
 from bench.options import canonical_name, with_options
 from bench.personalise.folders import ConceptSource, concept_sources, text_of
 from bench.personalise.images import SUBJECT, ConceptImages
-from bench.personalise.learner import LAYERS, Budget
+from bench.personalise.learner import LAYERS, Budget, layers_of
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.seeds import Seeds, concept_order
@@ -59,7 +59,7 @@ class PhotoOptions:
     batch: int = 2
     lora_rate: float = 1e-4
     token_rate: float = 1e-3
-    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `LAYERS`
+    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `layers_of`
     held_out: float = 0.3  # share of a concept's photos that become references, unless it has a folder of them
     prompts: int = 10  # of the file `prompts.txt`, or of our own; one image each
     scenes: int = 1  # images a pair of concepts that are drawn together; 0: none
@@ -226,7 +226,7 @@ def _workshop(task: PhotoTask, models: Models, n_concepts: int, order: int, seed
         {"size": size, "dtype": models.dtype, **notes},
         models.weights(),
         scenes_of(n_concepts, options.scenes, size, seeds),
-        LAYERS[options.layers],
+        layers_of(options.layers, pipeline.unet),
     )
 
 

@@ -23,7 +23,7 @@ from bench.metrics.identity import IdentityJudge
 from bench.models import without_bars
 from bench.options import canonical_name, with_options
 from bench.personalise.images import ConceptImages
-from bench.personalise.learner import LAYERS, Budget
+from bench.personalise.learner import LAYERS, Budget, layers_of
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.seeds import Seeds, concept_order
@@ -57,7 +57,7 @@ class PortraitOptions:
     scenes: int = 2  # images a pair of concepts that are drawn together; 0: none
     split: str = "evaluation"
     start_batches: int = RATES["start_batches"]  # that bases start from, and that the penalty remembers a concept by
-    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `LAYERS`
+    layers: str = "attention"  # that are adapted; "transformer", "convolution": more of them, see `layers_of`
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
@@ -192,10 +192,11 @@ def _cached_workshop(
         budget=Budget(options.steps, options.batch, options.bfloat16),
         shared=shared,
     )
+    studio = Studio(load(), SIZE, options.sampler_steps, options.guidance)
     return ImageWorkshop(
         training,
         load,
-        Studio(load(), SIZE, options.sampler_steps, options.guidance),
+        studio,
         load_judges(),
         prompt_templates(options.prompts, seeds.rng("evaluation", 0)),
         tuple(seeds.sequence("evaluation", 1, j) for j in range(n_concepts + 1)),
@@ -203,7 +204,7 @@ def _cached_workshop(
         int(seeds.rng("initialisation").integers(2**31)),
         {"start_batches": options.start_batches},
         scenes=scenes_of([people[i] for i in chosen], options.scenes, seeds),
-        layers=LAYERS[options.layers],
+        layers=layers_of(options.layers, studio.pipeline.unet),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from bench.personalise.batches import ConceptBatches, token_ids
 from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.export import TOKEN_FILE, export_concept
 from bench.personalise.images import ConceptImages, load_folder
-from bench.personalise.learner import LAYERS, TEXT_ENCODER, UNET_ATTENTION
+from bench.personalise.learner import LAYERS, TEXT_ENCODER, UNET_ATTENTION, layers_of
 from bench.personalise.shared import Training
 from bench.personalise.studio import Studio
 from bench.personalise.tokens import add_token, replaced
@@ -198,15 +200,32 @@ def test_text_encoder_can_be_adapted_too_and_is_exported(
     assert not torch.allclose(before, after, atol=1e-4)
 
 
-RESIDUAL = {f"unet.{block}.conv2" for block in ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0",
-                                                "up_blocks.1.resnets.0", "up_blocks.1.resnets.1")}  # fmt: skip
+RESIDUAL = {f"unet.{block}.conv2" for block in ("down_blocks.0.resnets.0", "up_blocks.1.resnets.0",
+                                                "up_blocks.1.resnets.1")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("widths", "blocks"),
+    [
+        ((64,), set()),
+        ((64, 128), {"down_blocks.0", "up_blocks.1"}),
+        ((64, 128, 160), {"down_blocks.0", "down_blocks.1", "up_blocks.1", "up_blocks.2"}),
+        # Stable Diffusion 1.x: not the 1280 wide ones, whose convolutions have 11,520 inputs
+        ((320, 640, 1280, 1280), {"down_blocks.0", "down_blocks.1", "up_blocks.2", "up_blocks.3"}),
+    ],
+)
+def test_convolutions_of_the_two_finest_levels_are_adapted(widths: tuple[int, ...], blocks: set[str]) -> None:
+    pattern = layers_of("convolution", SimpleNamespace(config=SimpleNamespace(block_out_channels=widths)))
+    sides = [f"{side}_blocks.{i}" for side in ("down", "up") for i in range(len(widths))]
+    assert {block for block in sides if re.fullmatch(pattern, f"unet.{block}.resnets.0.conv2")} == blocks
 
 
 @pytest.mark.parametrize(("fewer", "more"), list(itertools.pairwise(LAYERS)))
 def test_more_layers_can_be_adapted_and_are_exported(
     training: Training, load: Callable[[], Any], tmp_path: Path, fewer: str, more: str
 ) -> None:
-    few, all_ = (training.run(replace(PLAIN, target_modules=LAYERS[name]), load)[0] for name in (fewer, more))
+    patterns = [layers_of(name, load().unet) for name in (fewer, more)]
+    few, all_ = (training.run(replace(PLAIN, target_modules=pattern), load)[0] for pattern in patterns)
     added = set(all_.factors) - set(few.factors)
     blocks = {layer.partition(".attn1")[0] for layer in few.factors if ".attn1.to_q" in layer}
     feed_forward = {f"{block}.ff.net.{part}" for block in blocks for part in ("0.proj", "2")}
