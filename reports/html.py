@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from latex2mathml.converter import convert
@@ -25,6 +25,9 @@ SECTIONS = {
     "cost": "Cost",
     "past": "History of the gated metrics",
 }
+
+
+PLAIN = ",.:;=()[]+-_*/|~"  # characters of CSV, besides letters and digits, that a data URI holds as they are
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Drawn:
 
     @property
     def download(self) -> str:
-        """The numbers as a data URI."""
-        return f"data:text/csv;base64,{base64.b64encode(self.csv.encode()).decode()}"
+        """The numbers as a data URI; percent-encoded, as base64 would make them a third longer."""
+        return f"data:text/csv;charset=utf-8,{quote(self.csv, safe=PLAIN)}"
 
     def inline(self, narrow: bool, glyphs: Glyphs) -> Markup:
         """The SVG as part of the page."""

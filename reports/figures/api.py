@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from reports.style import settle, styled
 from seqlora.errors import StoredFileError
 from seqlora.files import atomic_write
 
+COORDINATES = re.compile(r'(?<=\s)(?:d|x|y)="[^"]*"')
+LONG = re.compile(r"-?\d+\.\d{3,}")
 Section = Literal["theory", "methods", "images", "cost", "past"]
 
 
@@ -60,11 +63,15 @@ class FigureSpec:
 
 
 def as_svg(figure: Figure) -> str:
-    """SVG text without a date."""
+    """SVG text without a date; coordinates to a hundredth of a point, which nobody sees and many lines are made of."""
     buffer = io.StringIO()
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return COORDINATES.sub(lambda found: LONG.sub(_hundredth, found[0]), buffer.getvalue())
+
+
+def _hundredth(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"
 
 
 def save(figure: Figure, data: pd.DataFrame, name: str, out: Path, text: str = "") -> list[Path]:

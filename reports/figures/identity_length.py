@@ -93,6 +93,10 @@ def _lines(panel: Axes, data: pd.DataFrame) -> None:
                        elinewidth=0.8, capsize=0, linewidth=1, label=style.label)  # fmt: skip
     real = data.dropna(subset=["pictures"]).groupby("concepts").pictures.mean()
     panel.plot(real.index, real, color=INK, linewidth=1, linestyle=":", marker="")
+    # the means fill the panel: an interval of two seeds may be wider than all that a cosine can be
+    shown = np.array([*data["mean"], *real])
+    margin = 0.15 * float(np.ptp(shown)) or 0.05
+    panel.set_ylim(shown.min() - margin, shown.max() + margin)
     # beyond 8 the logarithmic axis has room for few: every fourth up to 16, every eighth up to 32
     counts = sorted(c for c in data.concepts.unique() if c <= 8 or c % 2 ** (np.ceil(np.log2(c)) - 2) == 0)
     panel.set_xscale("log", base=2)
@@ -108,10 +112,10 @@ FIGURE = FigureSpec(
     select=select,
     headline=describe,
     caption=(
-        "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed). Where most "
-        "methods ran a sequence for each doubling of T, a point is one of T people after its last stage; otherwise a "
-        "stage of each method's longest. Dotted: what the pictures that were learnt from score themselves. CLIP-T "
-        "is printed beside identity because it rises when identity is lost."
+        "Mean over all people in the model, then over seeds, with 95 % t intervals (no bar: one seed; cut where they "
+        "leave the panel). Where most methods ran a sequence for each doubling of T, a point is one of T people after "
+        "its last stage; otherwise a stage of each method's longest. Dotted: what the pictures that were learnt from "
+        "score themselves. CLIP-T is printed beside identity because it rises when identity is lost."
     ),
     draw=draw,
 )

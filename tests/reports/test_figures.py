@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +18,9 @@ from PIL import Image
 
 from reports import build
 from reports.figures import FIGURES, FigureSpec, find
-from reports.figures.api import read_csv
+from reports.figures.api import as_svg, read_csv
 from reports.sources import Results
+from reports.style import styled
 from seqlora.errors import BadInputError, StoredFileError
 
 
@@ -92,3 +95,17 @@ def test_spectra_are_told_apart_by_decay_and_angle(spectra: Results, results: Re
     assert (data.groupby("method")["mean"].nunique() == 1).all()  # the same cells thrice
     assert FIGURES["spectra"].select(results).empty  # one decay makes no line
     assert FIGURES["spectra"].headline(data).startswith("Of 3 spectra at T = 3: ")
+
+
+def test_coordinates_are_rounded_and_nothing_else_is() -> None:
+    figure = Figure()
+    figure.subplots().plot([0, 1, 2], [0, 1 / 3, 1 / 7])
+    text = as_svg(figure)
+    with styled():
+        figure.savefig(raw := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
+    places = [" ".join(re.findall(r'\s(?:d|x|y)="([^"]*)"', one)) for one in (text, raw.getvalue())]
+    numbers = [re.findall(r"-?\d+\.?\d*", one) for one in places]
+    assert len(text) < len(raw.getvalue())
+    assert [float(n) for n in numbers[0]] == pytest.approx([float(n) for n in numbers[1]], abs=0.005 + 1e-9)
+    assert re.findall(r'transform="[^"]*"', text) == re.findall(r'transform="[^"]*"', raw.getvalue())
+    assert not re.search(r"\.\d{3}", places[0])

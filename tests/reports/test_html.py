@@ -7,13 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 
 from reports import gallery
 from reports.figures import FIGURES
-from reports.html import mathml, page
+from reports.html import Drawn, mathml, page
 from reports.inline import Glyphs, inline_svg
 from reports.sources import Results
 from reports.style import DARK
@@ -178,3 +179,12 @@ def test_budget_of_images_is_kept_and_said(results: Results, tmp_path: Path, mon
     strips, left_out = gallery.strips(replace(results, records=[record], store=tmp_path))
     assert strips == []
     assert "the page would exceed" in left_out[0]
+
+
+def test_the_numbers_behind_a_link_are_the_csv() -> None:
+    csv = 'task,x\n"photos:a b/50%,steps=1",1.5\nθ & <ü> #1?,-1e-07\n'
+    link = Drawn("tightness", "", "", "", csv, "", ()).download
+    head, _, data = link.partition(",")
+    assert head == "data:text/csv;charset=utf-8"
+    assert unquote(data) == csv
+    assert not set(data) & set(' \n"<>#&?')  # what a URI, or an attribute around it, would read otherwise
