@@ -95,7 +95,7 @@ def test_spectra_are_told_apart_by_decay_and_angle(spectra: Results, results: Re
 
 
 def test_coordinates_are_rounded_and_nothing_else_is() -> None:
-    svg = '<path id="d0.1234" d="M {} -7.5 \nL {} 0" transform="scale(0.015625)"/><use x="{}" y="3" style="width: 0.125"/>'
+    svg = '<path id="d0.1234" d="M {} -7.5 \nL {} 0" transform="scale(0.015625)"/><use x="{}" y="3" r="0.125"/>'
     figure = Figure()
     figure.savefig = lambda buffer, **_: buffer.write(svg.format("1.23456", "8.999999", "-4.0051"))  # type: ignore
     assert as_svg(figure) == svg.format("1.23", "9.00", "-4.01")
