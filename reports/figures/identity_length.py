@@ -95,8 +95,9 @@ def _lines(panel: Axes, data: pd.DataFrame) -> None:
     panel.plot(real.index, real, color=INK, linewidth=1, linestyle=":", marker="")
     # the means fill the panel: an interval of two seeds may be wider than all that a cosine can be
     shown = np.array([*data["mean"], *real])
-    margin = 0.15 * float(np.ptp(shown)) or 0.05
-    panel.set_ylim(shown.min() - margin, shown.max() + margin)
+    if len(shown):  # photographs may have no judge of text
+        margin = 0.15 * float(np.ptp(shown)) or 0.05
+        panel.set_ylim(shown.min() - margin, shown.max() + margin)
     # beyond 8 the logarithmic axis has room for few: every fourth up to 16, every eighth up to 32
     counts = sorted(c for c in data.concepts.unique() if c <= 8 or c % 2 ** (np.ceil(np.log2(c)) - 2) == 0)
     panel.set_xscale("log", base=2)

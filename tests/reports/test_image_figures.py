@@ -37,6 +37,15 @@ def test_headlines_are_metrics_of_the_two_families(results: Results) -> None:
     assert set(results.linear.task).isdisjoint(results.images.task)
 
 
+def test_identity_by_length_is_drawn_without_a_judge_of_text(results: Results) -> None:
+    figure = FIGURES["identity_length"]
+    data = figure.select(results)
+    identity, text = figure.figure(data[data.metric == "identity"]).axes[:2]
+    shown = data.loc[data.metric == "identity", "mean"]
+    assert identity.get_ylim()[0] < shown.min() <= shown.max() < identity.get_ylim()[1]
+    assert not text.lines[0].get_xdata().size
+
+
 def test_identity_by_length_is_the_mean_over_people_then_seeds(results: Results, people: list[CellRecord]) -> None:
     data = FIGURES["identity_length"].select(results)
     assert set(data.axis) == {"sequences"}
