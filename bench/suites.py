@@ -115,7 +115,7 @@ SIXTEEN_PEOPLE = (  # the method, its claim, and its rivals: six trainings, of w
     "fusion",
 )
 EIGHT_PEOPLE = (*(name for name in IMAGE_METHODS if name not in SIXTEEN_PEOPLE), "seqlora", "seqlora-penalty", *CURVE)
-# With the UNet's convolutions as well, and less guidance: better for tuning people, alone and merged, and dearer.
+# With the UNet's convolutions as well: better for tuning people alone, and merged at less guidance; and dearer.
 FINER_PEOPLE = "portraits:steps=240,batch=4,prompts=4,sampler_steps=12,guidance=2.0,start_batches=24,layers=convolution"
 FOUR_PEOPLE = CellSet(
     "portraits:steps=160,batch=4,prompts=6,sampler_steps=12,scenes=1,layers=transformer", IMAGE_METHODS, n_concepts=(4,)

@@ -69,7 +69,7 @@ def layers_of(which: str, unet: Any) -> str:
     levels = len(unet.config.block_out_channels)
     outer = range(min(2, levels - 1))  # counted from the finest: down block i, and up block levels - 1 - i
     blocks = "|".join(rf"down_blocks\.{i}|up_blocks\.{levels - 1 - i}" for i in outer)
-    parts = [UNET_ATTENTION, UNET_FEED_FORWARD, rf"unet\.({blocks or '(?!)'})\.resnets\.\d+\.conv2"]
+    parts = [UNET_ATTENTION, UNET_FEED_FORWARD, rf"unet\.({blocks})\.resnets\.\d+\.conv2"]
     return "|".join(parts[: 1 + LAYERS.index(which)])
 
 
