@@ -11,6 +11,7 @@ from scipy import stats
 from bench.regression.numbers import GATED
 from reports.figures.api import FigureSpec
 from reports.frames import distinct, groups
+from reports.image_cells import names
 from reports.sources import HISTORY, Results
 from reports.statistics import LEVEL
 from reports.style import headline, in_order, legend_below, look, panels
@@ -52,13 +53,13 @@ def _pretty(number: str) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """One panel a task, length and number; one line a method."""
-    keys = distinct(data, KEYS)
+    keys, short = distinct(data, KEYS), names(data.task)
     revisions = list(dict.fromkeys(data.revision))
     figure, axes = panels(len(keys), narrow, columns=3, height=2.4)
     for panel, (task, count, number) in zip(axes, keys, strict=True):
         part = data[(data.task == task) & (data.n_concepts == count) & (data.number == number)]
         _lines(panel, part, revisions)
-        panel.set_title(f"{_pretty(number)}\n{task}, T = {count}", fontsize=7.5)
+        panel.set_title(f"{_pretty(number)}\n{short[task]}, T = {count}", fontsize=7.5)
     legend_below(figure, axes, 4)
     headline(figure, describe(data))
     return figure

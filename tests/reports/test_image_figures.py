@@ -190,6 +190,14 @@ def test_image_table_prints_text_alignment_beside_identity(results: Results) -> 
     assert [row[0].text for row in table.rows if "gamma" in row[0].text] == ["seqlora-penalty in words (gamma=0.2)"]
 
 
+def test_history_names_tasks_by_what_tells_them_apart(results: Results) -> None:
+    spec = FIGURES["history"]
+    data = spec.select(results)
+    long = data.assign(task="portraits:steps=30,images=4,references=4,prompts=3,sampler_steps=6")
+    titles = [panel.get_title(loc="left") or panel.get_title() for panel in spec.figure(long).axes]
+    assert {title.splitlines()[-1].partition(",")[0] for title in titles if title} == {"portraits"}
+
+
 def test_history_says_what_moved_and_which_way(results: Results) -> None:
     spec = FIGURES["history"]
     data = spec.select(results)
