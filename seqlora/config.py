@@ -38,10 +38,11 @@ class SeqLoRAConfig:
     )
     ridge: float = _option(1e-3, "weight of ‖B‖^2 / 2 in the lower level")
     forgetting_weight: float = _option(0.0, "weight gamma of the forgetting that a new adapter causes; 0: no penalty")
-    forgetting_scale: Literal["output", "gradient", "none"] = _option(
+    forgetting_scale: Literal["output", "gradient", "kronecker", "none"] = _option(
         "output",
         "output: each layer's penalty relative to its mean output energy, averaged over layers; gradient: layers "
-        "weighed by how much the past losses react to their outputs, relative to the same sum for the base weights",
+        "weighed by how much the past losses react to their outputs, relative to the same sum for the base weights; "
+        "kronecker: the same for every direction of a layer's outputs (K-FAC)",
     )
     inner_steps: int = _option(4, "steps on B between two steps on A; 0: both in every step")
     basis: Literal["learned", "frozen", "free"] = _option(

@@ -24,7 +24,8 @@ class LayerGroup:
         A: bases, shape (L, r, n); the parameters of the layers are views into it. Likewise B, shape (L, m, r).
         projector: projector onto the complement of the earlier bases, shape (L, n, n), or None.
         past_factor: F with F^T F = sum of past second moments, shape (L, l, n), or None.
-        penalty_weight: weight of tr(B A S_past A^T B^T) / 2 in each layer, shape (L,).
+        penalty_weight: weight w of tr(H B A S_past A^T B^T) / 2 in each layer, shape (L,).
+        output_metric: H, shape (L, m, m), or None for the identity.
         room: square root of beta^2 I - sum B_i B_i^T and its pseudo-inverse, each (L, m, m), or None without a cap.
     """
 
@@ -35,6 +36,7 @@ class LayerGroup:
     projector: Tensor | None = None
     past_factor: Tensor | None = None
     penalty_weight: Tensor | None = None
+    output_metric: Tensor | None = None
     room: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -90,9 +92,9 @@ class LayerGroup:
 
     @torch.no_grad()
     def add_regularisation(self, ridge: float, with_basis: bool) -> None:
-        """Add the gradients of ridge/2 ‖B‖^2 + w/2 tr(B A S_past A^T B^T) to those of the loss.
+        """Add the gradients of ridge/2 ‖B‖^2 + w/2 tr(H B A S_past A^T B^T) to those of the loss.
 
-        dB = ridge B + w B H with H = A S_past A^T, and dA = w B^T B A S_past. Cost O(L r l n), constant in T.
+        dB = ridge B + w H B A S_past A^T, and dA = w B^T H B A S_past. Cost O(L r (l n + m^2)), constant in T.
         """
         assert self.A.grad is not None
         assert self.B.grad is not None
@@ -100,10 +102,11 @@ class LayerGroup:
         if self.past_factor is None or self.penalty_weight is None:
             return
         weight = self.penalty_weight[:, None, None]
-        seen = self.A @ self.past_factor.mT  # A F^T, so that H = (A F^T)(A F^T)^T
-        self.B.grad.add_(weight * (self.B @ (seen @ seen.mT)))
+        seen = self.A @ self.past_factor.mT  # A F^T, so that A S_past A^T = (A F^T)(A F^T)^T
+        weighed = self.B if self.output_metric is None else self.output_metric @ self.B  # H B
+        self.B.grad.add_(weight * (weighed @ (seen @ seen.mT)))
         if with_basis:
-            self.A.grad.add_(weight * ((self.B.mT @ self.B) @ (seen @ self.past_factor)))
+            self.A.grad.add_(weight * ((self.B.mT @ weighed) @ (seen @ self.past_factor)))
 
     @torch.no_grad()
     def clip_to_cap(self) -> None:
@@ -148,7 +151,13 @@ def remaining_room(group: LayerGroup, used: Callable[[str], Tensor], cap: float)
     )
 
 
-def set_penalty(group: LayerGroup, past_factors: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
-    """Charge the group for forgetting: F with F^T F = S_past, and the weight of each layer's penalty."""
+def set_penalty(
+    group: LayerGroup,
+    past_factors: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    metrics: Mapping[str, Tensor],
+) -> None:
+    """Charge the group for forgetting: F with F^T F = S_past, each layer's weight, and H where there is one."""
     group.past_factor = torch.stack([past_factors[name] for name in group.names]).to(group.A)
     group.penalty_weight = torch.tensor([weights[k] for k in group.names], dtype=torch.float64).to(group.A)
+    group.output_metric = torch.stack([metrics[name] for name in group.names]).to(group.A) if metrics else None

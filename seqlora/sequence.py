@@ -26,6 +26,7 @@ from seqlora.start import (
     empty_moments,
     gather_gradients,
     gather_moments,
+    gather_output_moments,
     gather_sensitivities,
     moment_start,
     random_start,
@@ -183,11 +184,14 @@ class ConceptSequence(StoredModel):
         self._clear_adapter()
         self.activate(None if self.config.train_on == "merged" else ())
         past = self.past_bases()
+        penalised = self.config.forgetting_weight > 0 and self.past.count > 0
+        weights = self.past.penalty_weights(self.base, self.config) if penalised else {}
+        metrics = self.past.output_metrics() if penalised else {}
         for group in self.groups:
             if self.config.orthogonal:
                 group.projector = complement_projectors(group, past)
-            if self.config.forgetting_weight > 0 and self.past.count > 0:
-                set_penalty(group, self.past.factors, self.past.penalty_weights(self.base, self.config))
+            if penalised:
+                set_penalty(group, self.past.factors, weights, metrics)
             if self.config.max_update_norm is not None:
                 group.room = remaining_room(group, self._used_output, self.config.max_update_norm)
         optimizer = BilevelOptimizer(self.groups, self.config, extra, steps)
@@ -251,15 +255,18 @@ class ConceptSequence(StoredModel):
         """
         if name and name in self.past.names:
             return
-        batches = list(batches)
+        seen = (self.model, self.layers, list(batches), loss)
+        moments, sensitivities = empty_moments(self.layers, self.config), dict.fromkeys(self.base, 1.0)
+        output_moments: dict[str, Tensor] = {}
         with self._aside():
             if self.config.forgetting_scale == "gradient":
-                moments = empty_moments(self.layers, self.config)
-                sensitivities = gather_sensitivities(self.model, self.layers, batches, loss, moments)
+                sensitivities = gather_sensitivities(*seen, moments)
+            elif self.config.forgetting_scale == "kronecker":
+                output_moments = gather_output_moments(*seen, moments)
+                sensitivities = {layer: float(G.diagonal().mean()) for layer, G in output_moments.items()}
             else:
-                moments = gather_moments(self.model, self.layers, batches, loss, self.config)
-                sensitivities = dict.fromkeys(self.base, 1.0)
-        self.past.add(moments, sensitivities, self.config, name)
+                moments = gather_moments(*seen, self.config)
+        self.past.add(moments, sensitivities, self.config, name, output_moments)
 
     @classmethod
     def from_pretrained(cls, model: nn.Module, folder: str | Path) -> ConceptSequence:

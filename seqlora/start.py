@@ -86,6 +86,40 @@ def gather_sensitivities(
     def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
         squares[layer.name] += float(output_gradient.square().sum()) / output_gradient.shape[-1]
 
+    _gather_reactions(model, layers, batches, loss, moments, add)
+    return squares
+
+
+def gather_output_moments(
+    model: torch.nn.Module,
+    layers: Sequence[AdaptedLayer],
+    batches: Iterable[Any],
+    loss: Loss,
+    moments: Mapping[str, Moment] | None = None,
+) -> dict[str, Tensor]:
+    """`sum over rows of (dL/dy)(dL/dy)ᵀ` of every layer, (m, m) float64: the output factor of K-FAC.
+
+    Its trace over m is what `gather_sensitivities` gives; inputs are counted into `moments` in the same way.
+    """
+    sums = {layer.name: torch.zeros(len(layer.weight), len(layer.weight), dtype=torch.float64) for layer in layers}
+
+    def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
+        sums[layer.name] += (output_gradient.mT @ output_gradient).to(sums[layer.name])
+
+    _gather_reactions(model, layers, batches, loss, moments, add)
+    return sums
+
+
+def _gather_reactions(
+    model: torch.nn.Module,
+    layers: Sequence[AdaptedLayer],
+    batches: Iterable[Any],
+    loss: Loss,
+    moments: Mapping[str, Moment] | None,
+    add: Callable[[AdaptedLayer, Tensor, Tensor], None],
+) -> None:
+    """Forward and backward over all batches; `add` gets every layer's inputs and output gradients."""
+
     def count(layer: AdaptedLayer, rows: Tensor) -> None:
         if moments is not None:
             moments[layer.name].update(rows)
@@ -98,7 +132,6 @@ def gather_sensitivities(
             if not bool(torch.isfinite(value)):
                 raise NonFiniteError("the loss is not finite on what is to be remembered; check the data")
             torch.autograd.backward(value, inputs=[layer.B for layer in layers])
-    return squares
 
 
 def moment_start(

@@ -18,6 +18,7 @@ from seqlora.headers import tensor_shapes
 
 SCHEMA = 1
 INDEX = "sequence.json"
+OUTPUTS = "outputs:"  # before the layer's name, for its output moment
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,34 @@ def check_config(path: Path, stored: Mapping[str, Any], config: SeqLoRAConfig) -
             raise BadInputError(f"{path} was made with {key}={stored.get(key)!r}, not {value!r}; use another folder")
 
 
-def read_moments(folder: Path, name: str, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """Factors of the past moments, shape (l, n) for every layer of `shapes`.
+def write_moments(path: Path, factors: Mapping[str, Tensor], output_moments: Mapping[str, Tensor]) -> None:
+    """Store what a penalty remembers, see `Past`."""
+    write_tensors(path, {**factors, **{OUTPUTS + layer: G for layer, G in output_moments.items()}})
+
+
+def read_moments(
+    folder: Path, name: str, shapes: Mapping[str, tuple[int, int]], with_outputs: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Factors of the past moments, shape (l, n) for every layer of `shapes`, and their output moments, (m, m).
+
+    Args:
+        folder: the sequence's folder.
+        name: of the file.
+        shapes: layer name -> (m, n) of the model.
+        with_outputs: whether output moments belong to it; else there are none.
 
     Raises:
         StoredFileError: damaged, or of another model.
     """
     path = folder / check_name(name, "moments file")
-    widths = {key: shape[1] if len(shape) == 2 else None for key, shape in tensor_shapes(path).items()}
-    if widths != {key: n for key, (_, n) in shapes.items()}:
+    found = tensor_shapes(path)
+    outputs = {key: found.pop(key) for key in list(found) if key.startswith(OUTPUTS)}
+    expected = {OUTPUTS + key: (m, m) for key, (m, _) in shapes.items()} if with_outputs else {}
+    widths = {key: shape[1] if len(shape) == 2 else None for key, shape in found.items()}
+    if widths != {key: n for key, (_, n) in shapes.items()} or outputs != expected:
         raise StoredFileError(f"{path}: its layers are not those of this model; load it on its own base")
-    return read_tensors(path)
+    tensors = read_tensors(path)
+    return {key: tensors[key] for key in found}, {key.removeprefix(OUTPUTS): tensors[key] for key in outputs}
 
 
 def write_checkpoint(

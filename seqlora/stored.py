@@ -11,7 +11,6 @@ from seqlora import storage
 from seqlora.adapters import AdaptedLayer
 from seqlora.config import SeqLoRAConfig
 from seqlora.errors import BadInputError
-from seqlora.files import write_tensors
 from seqlora.merged import MergedModel
 from seqlora.past import Past
 
@@ -42,7 +41,7 @@ class StoredModel(MergedModel):
         moments: dict[str, Any] = {"remembered": self.past.count, "names": self.past.names, "file": ""}
         if self.past.count:
             moments["file"] = f"moments-{self.past.count}.safetensors"
-            write_tensors(folder / moments["file"], self.past.factors)
+            storage.write_moments(folder / moments["file"], self.past.factors, self.past.output_moments)
         storage.write_index(folder, self.config.to_json(), entries, moments)
         for old in folder.glob("moments-*.safetensors"):
             if old.name != moments["file"]:
@@ -65,4 +64,6 @@ class StoredModel(MergedModel):
         self.past.count = int(index["moments"]["remembered"])
         self.past.names = list(index["moments"].get("names", []))
         if index["moments"]["file"]:
-            self.past.factors = storage.read_moments(folder, index["moments"]["file"], shapes)
+            with_outputs = self.config.forgetting_scale == "kronecker"
+            kept = storage.read_moments(folder, index["moments"]["file"], shapes, with_outputs)
+            self.past.factors, self.past.output_moments = kept

@@ -33,14 +33,19 @@ def linear_group(seed: int = 0) -> LayerGroup:
     return group
 
 
-def test_gradients_of_the_regularisation_equal_autograd() -> None:
+@pytest.mark.parametrize("weighed", [False, True], ids=["outputs alike", "outputs weighed"])
+def test_gradients_of_the_regularisation_equal_autograd(weighed: bool) -> None:
     group, ridge = linear_group(), 0.3
+    H = torch.eye(m, dtype=torch.float64).expand(2, m, m)
+    if weighed:
+        roots = torch.randn(2, m, m, dtype=torch.float64)
+        group.output_metric = H = roots @ roots.mT
     A, B = group.A.detach().clone().requires_grad_(), group.B.detach().clone().requires_grad_()
     assert group.past_factor is not None
     assert group.penalty_weight is not None
     S_past = group.past_factor.mT @ group.past_factor
     BA = B @ A
-    penalty = (group.penalty_weight * torch.einsum("lmn,lnk,lmk->l", BA, S_past, BA)).sum() / 2
+    penalty = (group.penalty_weight * torch.einsum("lpm,lmn,lnk,lpk->l", H, BA, S_past, BA)).sum() / 2
     (ridge / 2 * B.square().sum() + penalty).backward()
     group.zero_grad()
     group.add_regularisation(ridge, with_basis=True)

@@ -85,9 +85,10 @@ def test_killed_anywhere_gives_the_same_bits(tmp_path: Path, moments: list[tuple
     assert all(value.abs().max() > 0 for value in other.values())
 
 
-def test_stopping_and_going_on_gives_the_same_bits(mlp: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", ["output", "kronecker"])
+def test_stopping_and_going_on_gives_the_same_bits(mlp: SimpleNamespace, tmp_path: Path, scale: str) -> None:
     """The same in one process, with a loss that draws from torch's generator."""
-    config = mlp.config(forgetting_weight=0.5, inner_steps=1)
+    config = mlp.config(forgetting_weight=0.5, forgetting_scale=scale, inner_steps=1)
 
     def noisy(model: Any, batch: Any) -> torch.Tensor:
         return mlp.loss(model, (batch[0] + 0.1 * torch.randn(batch[0].shape), batch[1]))
