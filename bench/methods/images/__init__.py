@@ -13,7 +13,14 @@ from bench.methods.images.frozen import (
 from bench.methods.images.fusion import Fusion, FusionFrozen, FusionLBFGS
 from bench.methods.images.mix_of_show import EDLoRAAverage, MixOfShow, MixOfShowExact
 from bench.methods.images.plain import PlainAverage, PlainNormMatched, PlainSum
-from bench.methods.images.sequential import Alternating, PenaltyOnly, SeqLoRA, SeqLoRAPenalty, SeqLoRAPenaltyLayerwise
+from bench.methods.images.sequential import (
+    Alternating,
+    PenaltyOnly,
+    SeqLoRA,
+    SeqLoRAPenalty,
+    SeqLoRAPenaltyKronecker,
+    SeqLoRAPenaltyLayerwise,
+)
 
 # In the order of tables and legends.
 for _method in (
@@ -32,6 +39,7 @@ for _method in (
     SeqLoRA(),
     SeqLoRAPenalty(),
     SeqLoRAPenaltyLayerwise(),
+    SeqLoRAPenaltyKronecker(),
     PenaltyOnly(),
     *ABLATIONS,
     Fusion(),
