@@ -112,8 +112,8 @@ class SeqLoRAPenaltyKronecker(SeqLoRAPenaltyLayerwise):
     """The same with every direction of a layer's outputs weighed by how much past losses react to it (K-FAC).
 
     On eight tuning identities (240 steps of 4 images, convolutions included, guidance 2, one seed, 8 images each) final
-    identity and forgetting were .74 and .01 with γ = 10, .73 and .04 with γ = 3; layers weighed as wholes gave .74 and
-    .03 with γ = 10, .74 and .02 with γ = 30.
+    identity and forgetting were .74 and .01 with γ = 11, .73 and .04 with γ = 3; layers weighed as wholes gave .74 and
+    .03 with γ = 10, .74 and .02 with γ = 30. On eight others .74 and .03, as wholes .70 and .04, both with γ = 10.
     """
 
     name = "seqlora-penalty-kronecker"
