@@ -117,6 +117,7 @@ SIXTEEN_PEOPLE = (  # the method, its claim, and its rivals: six trainings, of w
 EIGHT_PEOPLE = (*(name for name in IMAGE_METHODS if name not in SIXTEEN_PEOPLE), "seqlora", "seqlora-penalty", *CURVE)
 # With the UNet's convolutions as well: better for tuning people alone, and merged at less guidance; and dearer.
 FINER_PEOPLE = "portraits:steps=240,batch=4,prompts=4,sampler_steps=12,guidance=2.0,start_batches=24,layers=convolution"
+FINER_METHODS = ("seqlora-penalty-kronecker", *(name for name in SIXTEEN_PEOPLE if name != "seqlora-penalty"))
 FOUR_PEOPLE = CellSet(
     "portraits:steps=160,batch=4,prompts=6,sampler_steps=12,scenes=1,layers=transformer", IMAGE_METHODS, n_concepts=(4,)
 )
@@ -202,7 +203,8 @@ SUITES.add(
             # Stage t of sixteen people is what t people would be: one cell gives every T up to 16.
             CellSet(PEOPLE, SIXTEEN_PEOPLE, n_concepts=(16,), seeds=tuple(range(5))),
             CellSet(PEOPLE, EIGHT_PEOPLE, n_concepts=(8,)),
-            CellSet(FINER_PEOPLE, tuple(m for m in SIXTEEN_PEOPLE if m != "seqlora-penalty"), n_concepts=(8,)),
+            CellSet(FINER_PEOPLE, FINER_METHODS, n_concepts=(8,)),
+            CellSet(FINER_PEOPLE, ("seqlora-penalty-kronecker",), n_concepts=(32,)),
             CellSet(PEOPLE, ("mix-of-show",), n_concepts=(4,)),
             CellSet(PEOPLE, ("seqlora-penalty-layerwise", "plain-sum"), n_concepts=(32,)),
         ),

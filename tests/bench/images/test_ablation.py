@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,8 @@ def test_variants_change_what_they_say(workshop: ImageWorkshop) -> None:
     assert usual["generic"]
     assert plain.forgetting_scale == "gradient"
     assert plain.moments == "exact"
+    layerwise, spoken = configuration("seqlora-penalty-layerwise")
+    assert configuration("seqlora-penalty-kronecker") == (replace(layerwise, forgetting_scale="kronecker"), spoken)
 
 
 def test_the_base_model_s_moments_are_remembered_first(
