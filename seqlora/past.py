@@ -29,6 +29,8 @@ from seqlora.moments import Moment, merge_factors
 class Past:
     """Accumulated second moments; memory O(n^2) a layer (O(l n) sketched), whatever the number of concepts.
 
+    On the Kronecker scale O(m^2) more.
+
     Attributes:
         factors: layer name -> F with F^T F = sum of the remembered moments, (l, n); times s on the gradient and the
             Kronecker scale.
