@@ -91,7 +91,7 @@ class Past:
         for name, W0 in base.items():
             outputs = W0.to(self.factors[name]) @ self.factors[name].mT
             weighed = metrics[name] @ outputs if metrics else outputs
-            energies[name] = float((weighed * outputs).sum()) if metrics else float(outputs.square().sum())
+            energies[name] = float((weighed * outputs).sum())
         if config.forgetting_scale in ("gradient", "kronecker"):
             return dict.fromkeys(base, 2 * gamma * self.count / max(sum(energies.values()), tiny))
         layers = len(energies)

@@ -208,7 +208,7 @@ class ConceptSequence(StoredModel):
         moments: dict[str, Tensor] = {}
         gradients: dict[str, Tensor] = {}
         if self.config.start == "moments":
-            with self._aside(), torch.enable_grad():
+            with self._aside():
                 moments, gradients = gather_gradients(self.model, self.layers, head, loss)
         for group in self.groups:
             if group.mode == "spread":
@@ -256,12 +256,13 @@ class ConceptSequence(StoredModel):
         if name and name in self.past.names:
             return
         seen = (self.model, self.layers, list(batches), loss)
-        moments, sensitivities = empty_moments(self.layers, self.config), dict.fromkeys(self.base, 1.0)
-        output_moments: dict[str, Tensor] = {}
+        sensitivities, output_moments = dict.fromkeys(self.base, 1.0), dict[str, Tensor]()
         with self._aside():
             if self.config.forgetting_scale == "gradient":
+                moments = empty_moments(self.layers, self.config)
                 sensitivities = gather_sensitivities(*seen, moments)
             elif self.config.forgetting_scale == "kronecker":
+                moments = empty_moments(self.layers, self.config)
                 output_moments = gather_output_moments(*seen, moments)
                 sensitivities = {layer: float(G.diagonal().mean()) for layer, G in output_moments.items()}
             else:

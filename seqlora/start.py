@@ -20,6 +20,7 @@ from seqlora.moments import ExactMoment, Moment, SketchedMoment
 from seqlora.subspace import project_out, retract_qr, spread
 
 Loss = Callable[[torch.nn.Module, Any], Tensor]
+REMEMBERED = "on what is to be remembered; check the data"
 
 
 def gather_moments(
@@ -56,14 +57,7 @@ def gather_gradients(
         # dL/dW = sum over tokens of (dL/dy) x^T
         gradients[layer.name] += (output_gradient.mT @ rows).to(gradients[layer.name])
 
-    for layer in layers:
-        layer.B.requires_grad_(True)  # B = 0 changes nothing, but makes every layer's output part of the graph
-    with recording(layers, lambda layer, rows: moments[layer.name].update(rows), add_gradient):
-        for batch in batches:
-            value = loss(model, batch)
-            if not bool(torch.isfinite(value)):
-                raise NonFiniteError("the loss is not finite before any step; check the data and the model")
-            torch.autograd.backward(value, inputs=[layer.B for layer in layers])
+    _pass(model, layers, batches, loss, moments, add_gradient, "before any step; check the data and the model")
     return {name: moment.matrix() for name, moment in moments.items()}, gradients
 
 
@@ -86,7 +80,7 @@ def gather_sensitivities(
     def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
         squares[layer.name] += float(output_gradient.square().sum()) / output_gradient.shape[-1]
 
-    _gather_reactions(model, layers, batches, loss, moments, add)
+    _pass(model, layers, batches, loss, moments, add, REMEMBERED)
     return squares
 
 
@@ -106,31 +100,35 @@ def gather_output_moments(
     def add(layer: AdaptedLayer, rows: Tensor, output_gradient: Tensor) -> None:
         sums[layer.name] += (output_gradient.mT @ output_gradient).to(sums[layer.name])
 
-    _gather_reactions(model, layers, batches, loss, moments, add)
+    _pass(model, layers, batches, loss, moments, add, REMEMBERED)
     return sums
 
 
-def _gather_reactions(
+def _pass(
     model: torch.nn.Module,
     layers: Sequence[AdaptedLayer],
     batches: Iterable[Any],
     loss: Loss,
     moments: Mapping[str, Moment] | None,
     add: Callable[[AdaptedLayer, Tensor, Tensor], None],
+    complaint: str,
 ) -> None:
-    """Forward and backward over all batches; `add` gets every layer's inputs and output gradients."""
+    """Forward and backward over all batches; `add` gets every layer's inputs and output gradients.
+
+    Inputs are counted into `moments`, if there are any; `complaint` ends the message of a loss that is not finite.
+    """
 
     def count(layer: AdaptedLayer, rows: Tensor) -> None:
         if moments is not None:
             moments[layer.name].update(rows)
 
     for layer in layers:
-        layer.B.requires_grad_(True)  # as in `gather_gradients`
+        layer.B.requires_grad_(True)  # B = 0 changes nothing, but makes every layer's output part of the graph
     with torch.enable_grad(), recording(layers, count, add):
         for batch in batches:
             value = loss(model, batch)
             if not bool(torch.isfinite(value)):
-                raise NonFiniteError("the loss is not finite on what is to be remembered; check the data")
+                raise NonFiniteError(f"the loss is not finite {complaint}")
             torch.autograd.backward(value, inputs=[layer.B for layer in layers])
 
 
