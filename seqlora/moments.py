@@ -97,9 +97,11 @@ def merge_factors(F_1: Tensor, F_2: Tensor, size: int) -> Tensor:
 
     Sketches are mergeable: the error of the result is at most the sum of both errors plus what this step removes.
     """
-    _, s, Vh = torch.linalg.svd(torch.cat([F_1, F_2]), full_matrices=False)
-    cut = s[size - 1] ** 2 if size < len(s) else s.new_zeros(())
-    return (s**2 - cut).clamp_min(0).sqrt()[:size].unsqueeze(-1) * Vh[:size]
+    rows = torch.cat([F_1, F_2])
+    if size >= min(rows.shape):  # nothing is cut, and F = R with rows = Q R will do, in a fifth of the time
+        return torch.linalg.qr(rows, mode="r").R
+    _, s, Vh = torch.linalg.svd(rows, full_matrices=False)
+    return (s**2 - s[size - 1] ** 2).clamp_min(0).sqrt()[:size].unsqueeze(-1) * Vh[:size]
 
 
 Moment = ExactMoment | SketchedMoment
