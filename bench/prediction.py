@@ -9,12 +9,19 @@ energies" and "the concept that loses more has the larger energy" are different 
     partial    rho given ‖M_t - M_j‖_F, what a predictor that knows no activations sees
     rival      rho of that predictor itself
 
+Plain energies do not know which of a layer's outputs matter. Cells that hold Fisher energies, where every direction of
+the outputs is weighed by how much concept j's loss reacts to it, are read once more; the verdict is about F alone:
+
+    fisher, fisher within, fisher partial      the same three of these energies
+    plain                                      overall of F on the same points
+
 Points of one seed share concepts, noise and often trainings, so intervals resample whole seeds (task, T, order, seed);
 where there are fewer than `MIN_SEEDS` of them, whole cells, and the evidence says so.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +38,7 @@ from theory.claims.images import PREDICTION
 RESAMPLES = 1000
 MIN_SEEDS = 5
 WEAK = 0.3  # |rho| below which a correlation is called weak (Cohen's "medium")
-READINGS = ("overall", "within", "partial", "rival")
+F, DROP, MOVED, FISHER = range(4)  # columns of a sample
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,11 @@ class Prediction:
     """How energies and drops go together.
 
     Attributes:
-        readings: "overall", "within", "partial", "rival" -> interval.
+        readings: name in `STATISTICS` -> interval.
         permuted: "overall", "within" -> the same with energies shuffled (within: inside each method), the control.
         points: F and drop, shape (n, 2).
         cells: number of cells.
+        weighed: of them, those with Fisher energies.
         units: what was resampled, and how many of them: "8 seeds".
     """
 
@@ -64,6 +72,7 @@ class Prediction:
     permuted: dict[str, Interval]
     points: Array
     cells: int
+    weighed: int
     units: str
 
     @property
@@ -84,7 +93,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Sample:
-    """Points of many cells: numbers (n, 3) = (F, drop, ‖M_t - M_j‖), and the method of each as a number, (n,)."""
+    """Points of many cells: numbers (n, 4) = (F, drop, ‖M_t - M_j‖, Fisher energy), and each one's method, (n,)."""
 
     numbers: Array
     method: NDArray[np.int64]
@@ -120,14 +129,14 @@ def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Predicti
     for _ in range(RESAMPLES):
         chosen = rng.integers(len(units), size=len(units))
         drawn.append(_join([parts[k] for u in chosen for k in units[u]]))
-    readings = {name: _interval(STATISTICS[name], whole, drawn) for name in READINGS}
+    readings = {name: _interval(statistic, whole, drawn) for name, statistic in STATISTICS.items()}
     control = {
         "overall": _interval(overall, None, [_shuffled(one, rng, within=False) for one in drawn]),
         "within": _interval(within, None, [_shuffled(one, rng, within=True) for one in drawn]),
     }
-    return Prediction(
-        readings, control, whole.numbers[:, :2], len(kept), f"{len(units)} {'seeds' if by_seed else 'cells'}"
-    )
+    weighed = sum(record.matrix("fisher_energy") is not None for record in kept)
+    resampled = f"{len(units)} {'seeds' if by_seed else 'cells'}"
+    return Prediction(readings, control, whole.numbers[:, :2], len(kept), weighed, resampled)
 
 
 def judge_prediction(records: Sequence[CellRecord], rng: np.random.Generator) -> ClaimResult:
@@ -174,11 +183,18 @@ def _verdict(checks: Sequence[BoundCheck]) -> Verdict:
 def _evidence(found: Prediction) -> str:
     r = found.readings
     strength = "weak" if abs(found.correlation) < WEAK else "not weak"
+    knowing = (
+        f" In the {found.weighed} cells that hold them, energies that know which outputs matter predict with "
+        f"{r['fisher']}, within methods {r['fisher within']}, given how far the weights moved {r['fisher partial']}; "
+        f"plain ones on the same points with {r['plain']}."
+        if found.weighed
+        else ""
+    )
     return (
         f"Spearman's correlation of layer energy and lost identity {r['overall']} over {len(found.points)} points of "
         f"{found.cells} cells ({strength}, the line being {WEAK}); within methods {r['within']}; given how far the "
         f"weights moved {r['partial']}, which alone predicts with {r['rival']}. Intervals resample {found.units}; "
-        f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}."
+        f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}.{knowing}"
     )
 
 
@@ -193,60 +209,68 @@ def _or_none(value: float) -> float | None:
 
 
 def _numbers(record: CellRecord) -> Array:
-    """(F, drop, ‖M_t - M_j‖) of every concept and later stage; the last is NaN where it was not stored."""
+    """(F, drop, ‖M_t - M_j‖, Fisher energy) of every concept and later stage; the last two NaN where not stored."""
     energy, identity = record.matrix("forgetting_energy"), record.matrix("identity")
     if energy is None or identity is None:
-        return np.empty((0, 3))
+        return np.empty((0, 4))
     later = np.tril_indices(len(identity.values), k=-1)
     drop = np.diag(identity.values)[later[1]] - identity.values[later]
-    change = record.matrix("update_change")
-    moved = np.full(len(drop), np.nan) if change is None else change.values[later]
-    numbers = np.column_stack([energy.values[later], drop, moved])
+    others = [record.matrix(name) for name in ("update_change", "fisher_energy")]
+    rest = [np.full(len(drop), np.nan) if matrix is None else matrix.values[later] for matrix in others]
+    numbers = np.column_stack([energy.values[later], drop, *rest])
     return numbers[np.isfinite(numbers[:, :2]).all(1)]
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
-def overall(sample: Sample) -> float:
-    """Spearman's rho of energy and drop."""
-    return _correlation(rankdata(sample.numbers[:, 0]), rankdata(sample.numbers[:, 1]))
+def overall(sample: Sample, predictor: int = F) -> float:
+    """Spearman's rho of a predictor (a column) and the drop; NaN where it was not stored for all points."""
+    x = sample.numbers[:, predictor]
+    return float("nan") if np.isnan(x).any() else _correlation(rankdata(x), rankdata(sample.numbers[:, DROP]))
 
 
-def within(sample: Sample) -> float:
+def within(sample: Sample, predictor: int = F) -> float:
     """Pearson's correlation of ranks taken, and centred, inside each method."""
     _, group, counts = np.unique(sample.method, return_inverse=True, return_counts=True)
     size = counts[group][:, None]
     earlier = (np.cumsum(counts) - counts)[group]  # points of the methods before: what a rank over all is too high by
-    dense = rankdata(sample.numbers[:, :2], method="dense", axis=0)
+    dense = rankdata(sample.numbers[:, [predictor, DROP]], method="dense", axis=0)
     ranks = rankdata(group[:, None] * (len(group) + 1) + dense, axis=0) - earlier[:, None]
     # a share of the ranks: methods with more points rank no higher
     pooled = (ranks - (size + 1) / 2) / size
     return _correlation(pooled[:, 0], pooled[:, 1])
 
 
-def partial(sample: Sample) -> float:
+def partial(sample: Sample, predictor: int = F) -> float:
     """rho_ed.c = (rho_ed - rho_ec rho_dc) / sqrt((1 - rho_ec²)(1 - rho_dc²)), c how far the weights moved."""
-    e, d, c = rankdata(sample.numbers, axis=0).T
-    if np.isnan(sample.numbers[:, 2]).any():
+    if np.isnan(sample.numbers[:, MOVED]).any():
         return float("nan")
+    e, d, c = rankdata(sample.numbers[:, [predictor, DROP, MOVED]], axis=0).T
     ed, ec, dc = _correlation(e, d), _correlation(e, c), _correlation(d, c)
     spread = (1 - ec**2) * (1 - dc**2)
     return float((ed - ec * dc) / np.sqrt(spread)) if spread > 1e-12 else float("nan")
 
 
-def rival(sample: Sample) -> float:
-    """Spearman's rho of how far the weights moved, and the drop."""
-    if np.isnan(sample.numbers[:, 2]).any():
-        return float("nan")
-    return _correlation(rankdata(sample.numbers[:, 2]), rankdata(sample.numbers[:, 1]))
+def _weighed(statistic: Callable[[Sample, int], float], predictor: int) -> Callable[[Sample], float]:
+    """A statistic of the points that have a Fisher energy; NaN where there are none."""
+
+    def of_some(sample: Sample) -> float:
+        known = np.isfinite(sample.numbers[:, FISHER])
+        return statistic(Sample(sample.numbers[known], sample.method[known]), predictor) if known.any() else np.nan
+
+    return of_some
 
 
 STATISTICS: dict[str, Callable[[Sample], float]] = {
     "overall": overall,
     "within": within,
     "partial": partial,
-    "rival": rival,
+    "rival": functools.partial(overall, predictor=MOVED),
+    "fisher": _weighed(overall, FISHER),
+    "fisher within": _weighed(within, FISHER),
+    "fisher partial": _weighed(partial, FISHER),
+    "plain": _weighed(overall, F),
 }
 
 
@@ -278,5 +302,5 @@ def _shuffled(sample: Sample, rng: np.random.Generator, within: bool) -> Sample:
         order = np.empty_like(mixed)
         order[np.argsort(sample.method, kind="stable")] = mixed
     numbers = sample.numbers.copy()
-    numbers[:, 0] = sample.numbers[order, 0]
+    numbers[:, F] = sample.numbers[order, F]
     return Sample(numbers, sample.method)

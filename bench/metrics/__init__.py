@@ -215,6 +215,16 @@ FORGETTING_ENERGY = define(
         description="‖(M_t - M_j) X_j‖² / ‖ΔW_j X_j‖² on a layer of the diffusion model",
     )
 )
+FISHER_ENERGY = define(
+    Metric(
+        "fisher_energy",
+        "Fisher energy",
+        "lower",
+        lower_bound=0.0,
+        description="tr(G_j ΔM Σ_j ΔMᵀ) summed over layers, ΔM = M_t - M_j, G_j the second moment of the gradients of "
+        "concept j's loss at a layer's outputs: K-FAC's measure of what later stages did to it, up to a constant",
+    )
+)
 UPDATE_CHANGE = define(
     Metric(
         "update_change",

@@ -2,7 +2,12 @@
 
     F[t, j] = ‖(M_t - M_j) X_j‖² / ‖ΔW_j X_j‖²,     ‖M X_j‖² / N = tr(M Σ_j Mᵀ)
 
-M_t is the merged update after stage t, ΔW_j what concept j learnt.
+M_t is the merged update after stage t, ΔW_j what concept j learnt. A loss that knows which outputs matter is changed by
+about half of
+
+    tr(G_j (M_t - M_j) Σ_j (M_t - M_j)ᵀ),     summed over layers (K-FAC; Martens & Grosse 2015)
+
+with G_j the second moment of its gradients at the layer's outputs.
 """
 
 from __future__ import annotations
@@ -20,10 +25,11 @@ from bench.personalise.studio import Update
 from seqlora.subspace import overlap, retract_qr
 
 
-def energy(update: Tensor, moment: Tensor) -> float:
-    """`tr(M Σ Mᵀ)`."""
+def energy(update: Tensor, moment: Tensor, output_moment: Tensor | None = None) -> float:
+    """`tr(M Σ Mᵀ)`, or `tr(G M Σ Mᵀ)`."""
     M = update.double()
-    return max(0.0, float(((M @ moment) * M).sum()))
+    weighed = M if output_moment is None else output_moment.double() @ M
+    return max(0.0, float(((M @ moment) * weighed).sum()))
 
 
 def forgetting_energies(stages: Sequence[Update], learnt: Sequence[Learnt]) -> list[MetricMatrix]:
@@ -47,6 +53,21 @@ def _of_layer(layer: str, stages: Sequence[Update], learnt: Sequence[Learnt]) ->
             changed = energy(stages[t][layer] - stages[j][layer], concept.moments[layer])
             R[t, j] = changed / max(adapted, np.finfo(np.float64).tiny)
     return MetricMatrix("forgetting_energy", R, nothing, nothing, layer)
+
+
+def fisher_energy(stages: Sequence[Update], learnt: Sequence[Learnt]) -> list[MetricMatrix]:
+    """tr(G_j ΔM Σ_j ΔMᵀ) summed over layers, ΔM = M_t - M_j; nothing where the output moments G_j are not known."""
+    if not all(concept.output_moments for concept in learnt):
+        return []
+    T = len(stages)
+    R, nothing = np.full((T, T), np.nan), np.full(T, np.nan)
+    for j, concept in enumerate(learnt):
+        for t in range(j, T):
+            R[t, j] = sum(
+                energy(stages[t][layer] - stages[j][layer], concept.moments[layer], G)
+                for layer, G in concept.output_moments.items()
+            )
+    return [MetricMatrix("fisher_energy", R, nothing, nothing)]
 
 
 def update_changes(stages: Sequence[Update]) -> MetricMatrix:

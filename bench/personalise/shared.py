@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from seqlora import SeqLoRAConfig
 from seqlora.files import read_json, read_tensors, remove_leftovers, write_json, write_tensors
 from seqlora.sequence import Step
-from seqlora.start import gather_moments
+from seqlora.start import empty_moments, gather_output_moments
 
 MOMENT_BATCHES = 8
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -45,6 +45,8 @@ class Learnt:
         factors: layer name -> (A (r, n), B (m, r)); empty where only the token was trained.
         token: its embedding, (d,), or those of its words in every cross-attention layer, (words, layers, d).
         moments: layer name -> Σ_j, (n, n) float64; empty where only the token was trained.
+        output_moments: layer name -> G_j, second moment of the loss's gradients at the layer's outputs, (m, m)
+            float32; empty as well where an earlier version trained.
         seconds: how long its training took.
         training: name of the folder that it was read from.
     """
@@ -55,6 +57,7 @@ class Learnt:
     moments: Mapping[str, Tensor]
     seconds: float
     training: str = ""
+    output_moments: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,10 @@ class Training:
             if not kept.is_file():
                 sequence.activate([concept.name] if sequence.config.train_on == "base" else names[: j + 1])
                 few = islice(learner.batches(concept, seed), MOMENT_BATCHES)
+                moments = empty_moments(sequence.layers, sequence.config)
                 with learner.speaking_of(concept):
-                    moments = gather_moments(learner.denoiser, sequence.layers, few, diffusion_loss, sequence.config)
+                    outputs = gather_output_moments(learner.denoiser, sequence.layers, few, diffusion_loss, moments)
+                write_tensors(_output_moments(folder, concept), {name: G.float() for name, G in outputs.items()})
                 write_tensors(kept, {name: moment.matrix() for name, moment in moments.items()})
                 sequence.activate()
         write_json(folder / "done.json", names)
@@ -154,7 +159,9 @@ class Training:
             factors = {name: (tensors[f"A:{name}"], tensors[f"B:{name}"]) for name in layers}
             moments = read_tensors(folder / "moments" / f"{concept.name}.safetensors")
             seconds = float(read_json(folder / "seconds" / f"{concept.name}.json"))
-            learnt.append(Learnt(concept.name, factors, tensors[f"extra:{TOKEN}"], moments, seconds, folder.name))
+            outputs = read_tensors(path) if (path := _output_moments(folder, concept)).is_file() else {}
+            words = tensors[f"extra:{TOKEN}"]
+            learnt.append(Learnt(concept.name, factors, words, moments, seconds, folder.name, outputs))
         return learnt
 
     def run_words(self, rate: float, load: Callable[[], Any], style: WordStyle = PLAIN_WORD) -> list[Learnt]:
@@ -173,6 +180,10 @@ class Training:
                 tensors = read_tensors(path)
                 learnt.append(Learnt(concept.name, {}, tensors[TOKEN], {}, float(tensors["seconds"]), folder.name))
         return learnt
+
+
+def _output_moments(folder: Path, concept: ConceptImages) -> Path:
+    return folder / "output_moments" / f"{concept.name}.safetensors"
 
 
 def _locked(folder: Path) -> FileLock:

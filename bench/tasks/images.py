@@ -22,7 +22,7 @@ from bench.methods.images.api import ImageMethod, weighted_sum
 from bench.methods.images.asked import asked_training
 from bench.metrics.clip import ClipJudge, drift
 from bench.metrics.dino import DinoJudge
-from bench.metrics.energies import forgetting_energies, geometry, update_changes
+from bench.metrics.energies import fisher_energy, forgetting_energies, geometry, update_changes
 from bench.metrics.guarantees import guarantees
 from bench.metrics.identity import Recognises
 from bench.personalise.images import ConceptImages
@@ -201,7 +201,7 @@ class ImageTask(ABC):
         stages = list(method.stages(learnt, workshop))
         merging = time.perf_counter() - started
         matrices, values, sheet = measure(method, learnt, stages, workshop)
-        matrices += [*forgetting_energies(stages, learnt), update_changes(stages)]
+        matrices += [*forgetting_energies(stages, learnt), *fisher_energy(stages, learnt), update_changes(stages)]
         values += [*geometry(learnt), *_drift(workshop, stages[-1])]
         context.artifacts.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(context.artifacts / "gallery.png")

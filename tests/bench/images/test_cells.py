@@ -15,7 +15,7 @@ from bench.methods import load_method
 from bench.methods.images import METHODS
 from bench.methods.images.api import RATES, weighted_sum
 from bench.metrics.clip import clip_score, drift
-from bench.metrics.energies import forgetting_energies
+from bench.metrics.energies import fisher_energy, forgetting_energies
 from bench.metrics.identity import IdentityJudge
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio
@@ -131,6 +131,31 @@ def test_forgetting_energy_equals_the_change_of_outputs() -> None:
     expected = float((B1 @ A1 @ X[0]).square().sum() / (B0 @ A0 @ X[0]).square().sum())
     assert R[1, 0] == pytest.approx(expected, rel=1e-10)
     assert R[0, 0] == R[1, 1] == 0.0
+
+
+def test_fisher_energy_is_the_mean_square_of_what_every_gradient_sees_of_every_change() -> None:
+    rng = np.random.default_rng(1)
+    X, gradients = torch.from_numpy(rng.standard_normal((2, 5, 40))), torch.from_numpy(rng.standard_normal((2, 3, 30)))
+    gradients[:, 0] = 0.0  # an output to which no loss reacts
+    learnt = [
+        Learnt(
+            f"c{j}",
+            {"l": (torch.from_numpy(rng.standard_normal((2, 5))), torch.from_numpy(rng.standard_normal((3, 2))))},
+            torch.zeros(1),
+            {"l": X[j] @ X[j].mT / 40},
+            0.0,
+            output_moments={"l": gradients[j] @ gradients[j].mT / 30},
+        )
+        for j in range(2)
+    ]
+    stages = [weighted_sum(learnt[: t + 1], [1.0] * (t + 1)) for t in range(2)]
+    change = stages[1]["l"] - stages[0]["l"]
+    expected = float((gradients[0].mT @ change @ X[0]).square().mean())
+    assert fisher_energy(stages, learnt)[0].values[1, 0] == pytest.approx(expected, rel=1e-10)
+    harmless = [stages[0], {"l": stages[0]["l"] + torch.eye(3, 5) * torch.tensor([[50.0], [0.0], [0.0]])}]
+    assert fisher_energy(harmless, learnt)[0].values[1, 0] == 0.0
+    assert forgetting_energies(harmless, learnt)[0].values[1, 0] > 1.0  # plain energy takes it for a loss
+    assert fisher_energy(stages, [learnt[0], replace(learnt[1], output_moments={})]) == []
 
 
 def test_image_without_a_face_is_a_failure_whatever_its_cosine() -> None:

@@ -66,10 +66,11 @@ def test_statistics_agree_with_an_independent_implementation() -> None:
     rng = np.random.default_rng(0)
     e, d, c = rng.integers(0, 8, (3, 60)).astype(float)  # ties
     d += e
-    sample = Sample(np.column_stack([e, d, c]), np.zeros(60, dtype=int))
+    sample = Sample(np.column_stack([e, d, c, c]), np.zeros(60, dtype=int))
     assert prediction.overall(sample) == pytest.approx(spearmanr(e, d).statistic)
-    assert prediction.rival(sample) == pytest.approx(spearmanr(c, d).statistic)
+    assert prediction.STATISTICS["rival"](sample) == pytest.approx(spearmanr(c, d).statistic)
     assert prediction.within(sample) == pytest.approx(spearmanr(e, d).statistic)  # one method
+    assert prediction.STATISTICS["fisher"](sample) == pytest.approx(spearmanr(c, d).statistic)
     # partial correlation: of what is left of the ranks after a linear fit on the ranks of c
     ranks = np.array([[np.sum(x < v) + (np.sum(x == v) + 1) / 2 for v in x] for x in (e, d, c)])
     left = [np.polyval(np.polyfit(ranks[2], x, 1), ranks[2]) - x for x in ranks[:2]]
@@ -132,6 +133,24 @@ def test_shuffling_within_methods_keeps_every_method_s_energies() -> None:
             mine = sample.method == method
             same = np.array_equal(np.sort(mixed.numbers[mine, 0]), np.sort(sample.numbers[mine, 0]))
             assert same == within
+
+
+def test_energies_that_know_the_outputs_are_read_beside_the_plain_ones_and_decide_nothing() -> None:
+    rng = np.random.default_rng(7)
+    found = cells({"a": 0.5, "b": 0.5}, 12, False, rng)
+    before = judge_prediction(found, np.random.default_rng(0))
+    assert "know which outputs matter" not in before.evidence
+    for record in found[::2]:
+        drop = 0.8 - record.parts["identity"]  # type: ignore[attr-defined]
+        record.parts["fisher_energy"] = drop**3  # type: ignore[attr-defined]
+    readings = predict(found, np.random.default_rng(0)).readings
+    for name in ("fisher", "fisher within"):
+        assert readings[name].low == pytest.approx(1.0)
+    assert readings["plain"].low < 0 < readings["plain"].high
+    after = judge_prediction(found, np.random.default_rng(0))
+    assert "In the 12 cells that hold them" in after.evidence
+    assert after.verdict == before.verdict
+    assert after.checks == before.checks
 
 
 def test_few_seeds_are_resampled_by_cell_and_one_cell_is_no_sample() -> None:
