@@ -100,8 +100,8 @@ class Sample:
 
 
 def points_of(record: CellRecord) -> Array:
-    """(F[t, j], drop) of every concept and later stage, shape (n, 2); none where a method changes no weight."""
-    return _numbers(record)[:, :2]
+    """(F[t, j], drop, Fisher energy or NaN) of every concept and later stage, (n, 3); none where no weight changes."""
+    return _numbers(record)[:, [F, DROP, FISHER]]
 
 
 def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Prediction:
@@ -161,7 +161,11 @@ def judge_prediction(records: Sequence[CellRecord], rng: np.random.Generator) ->
         for readings, c in ((found.readings, False), (found.permuted, True))
         for name, i in readings.items()
     ]
-    points = [{**record.cell.model_dump(), "energy": e, "drop": d} for record in records for e, d in points_of(record)]
+    points = [
+        {**record.cell.model_dump(), "energy": e, "drop": d, "fisher_energy": _or_none(f)}
+        for record in records
+        for e, d, f in points_of(record)
+    ]
     return ClaimResult(
         PREDICTION.id, "images", _verdict(checks), _evidence(found), tuple(checks),
         {"correlations": rows, "points": points},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.prediction import points_of, predict
@@ -14,8 +15,8 @@ from reports.style import INK, headline, in_order, legend_below, look, panels, p
 from theory.claims.images import PREDICTION
 from theory.ledger import generator
 
-COLUMNS = ["task", "n_concepts", "method", "order", "seed", "energy", "drop", "correlation", "low", "high",
-           "within", "within_low", "within_high", "cells"]  # fmt: skip
+COLUMNS = ["task", "n_concepts", "method", "order", "seed", "energy", "fisher_energy", "drop", "correlation", "low",
+           "high", "within", "within_low", "within_high", "fisher", "fisher_low", "fisher_high", "cells"]  # fmt: skip
 FLOOR = 1e-9  # less is rounding
 
 
@@ -25,11 +26,12 @@ def select(results: Results) -> pd.DataFrame:
     if len(kept) < 2:
         return pd.DataFrame(columns=COLUMNS)
     found = predict(kept, generator(PREDICTION.id, 0))  # the ledger's stream: one page, one interval
-    rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop}
-            for record in kept for energy, drop in points_of(record)]  # fmt: skip
-    inside = found.readings["within"]
+    rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop, "fisher_energy": fisher}
+            for record in kept for energy, drop, fisher in points_of(record)]  # fmt: skip
+    inside, knowing = found.readings["within"], found.readings["fisher"]
     summary = {"correlation": found.correlation, "low": found.low, "high": found.high, "cells": found.cells,
-               "within": inside.value, "within_low": inside.low, "within_high": inside.high}  # fmt: skip
+               "within": inside.value, "within_low": inside.low, "within_high": inside.high,
+               "fisher": knowing.value, "fisher_low": knowing.low, "fisher_high": knowing.high}  # fmt: skip
     return pd.DataFrame(rows).assign(**summary)[COLUMNS]
 
 
@@ -48,20 +50,31 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
-    """One panel, one series a method."""
-    figure, (panel,) = panels(1, narrow, height=3.4)
-    positive = data.energy[data.energy > FLOOR]
+    """Lost identity against either energy, one series a method; Fisher energies where cells hold them."""
+    predictors = {"energy": "forgetting energy, mean over layers", "fisher_energy": "Fisher energy, sum over layers"}
+    known = {column: label for column, label in predictors.items() if data[column].notna().any()}
+    figure, axes = panels(len(known), narrow, columns=2, height=3.4, sharey=True)
+    for panel, (column, label) in zip(axes, known.items(), strict=True):
+        _scatter(panel, data[data[column].notna()], column)
+        panel.set(xscale="log", xlabel=label)
+        if column == "fisher_energy":
+            one = data.iloc[0]
+            panel.set_title(f"which outputs matter: {_told(one.fisher, one.fisher_low, one.fisher_high)}")
+    axes[0].set_ylabel("identity lost, R[j, j] - R[t, j]")
+    axes[0].set_title(", ".join(dict.fromkeys(names(data.task).values())))
+    legend_below(figure, axes[:1], 4)
+    headline(figure, describe(data))
+    return figure
+
+
+def _scatter(panel: Axes, data: pd.DataFrame, column: str) -> None:
+    positive = data[column][data[column] > FLOOR]
     floor = positive.min() / 3 if len(positive) else FLOOR  # 0 has no place on a logarithmic axis: left of all others
     for index, method in enumerate(in_order(data.method)):
         part, style = data[data.method == method], look(method, index)
-        panel.plot(part.energy.clip(lower=floor), part["drop"], alpha=0.75, markersize=4, label=style.label,
+        panel.plot(part[column].clip(lower=floor), part["drop"], alpha=0.75, markersize=4, label=style.label,
                    **points(style))  # fmt: skip
     panel.axhline(0, color=INK, linewidth=0.8)
-    panel.set(xscale="log", xlabel="forgetting energy, mean over layers", ylabel="identity lost, R[j, j] - R[t, j]")
-    panel.set_title(", ".join(dict.fromkeys(names(data.task).values())))
-    legend_below(figure, [panel], 4)
-    headline(figure, describe(data))
-    return figure
 
 
 FIGURE = FigureSpec(
@@ -75,7 +88,9 @@ FIGURE = FigureSpec(
         "Each point is a person and a later stage of one run: forgetting energy averaged over the diffusion model's "
         "layers (log; 0 at the left edge) against the identity lost since the person was learnt. Within methods: ranks "
         "taken inside each method, so that a method which forgets more is not the relation itself. 95 % intervals "
-        "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise."
+        "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise. Fisher "
+        "energy, in cells that hold it, weighs every direction of a layer's outputs by how much the loss reacts "
+        "to it."
     ),
     draw=draw,
 )

@@ -59,7 +59,7 @@ def cells(
 def test_points_are_energy_and_drop_since_the_concept_was_learnt() -> None:
     energy, identity = np.array([[0.0, np.nan], [2.0, 0.0]]), np.array([[0.9, np.nan], [0.5, 0.8]])
     points = points_of(Stored(energy, identity))  # type: ignore[arg-type]
-    np.testing.assert_allclose(points, [[2.0, 0.4]])
+    np.testing.assert_allclose(points, [[2.0, 0.4, np.nan]])
 
 
 def test_statistics_agree_with_an_independent_implementation() -> None:
