@@ -9,11 +9,11 @@ energies" and "the concept that loses more has the larger energy" are different 
     partial    rho given ‖M_t - M_j‖_F, what a predictor that knows no activations sees
     rival      rho of that predictor itself
 
-Plain energies do not know which of a layer's outputs matter. Cells that hold Fisher energies, where every direction of
-the outputs is weighed by how much concept j's loss reacts to it, are read once more; the verdict is about F alone:
+Between energies and pictures stands the network. Cells that hold them are read once more by two numbers on the way, and
+by F on the same points; the verdict is about F alone:
 
-    fisher, fisher within, fisher partial      the same three of these energies
-    plain                                      overall of F on the same points
+    fisher        tr(G_j ΔM Σ_j ΔMᵀ), K-FAC's estimate of how much the network's prediction changed
+    prediction    how much it did change, on noisy images of concept j
 
 Points of one seed share concepts, noise and often trainings, so intervals resample whole seeds (task, T, order, seed);
 where there are fewer than `MIN_SEEDS` of them, whole cells, and the evidence says so.
@@ -38,7 +38,7 @@ from theory.claims.images import PREDICTION
 RESAMPLES = 1000
 MIN_SEEDS = 5
 WEAK = 0.3  # |rho| below which a correlation is called weak (Cohen's "medium")
-F, DROP, MOVED, FISHER = range(4)  # columns of a sample
+F, DROP, MOVED, FISHER, PREDICTION_CHANGE = range(5)  # columns of a sample
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Prediction:
         permuted: "overall", "within" -> the same with energies shuffled (within: inside each method), the control.
         points: F and drop, shape (n, 2).
         cells: number of cells.
-        weighed: of them, those with Fisher energies.
+        measured: of them, those that hold Fisher energies and changes of the prediction.
         units: what was resampled, and how many of them: "8 seeds".
     """
 
@@ -72,7 +72,7 @@ class Prediction:
     permuted: dict[str, Interval]
     points: Array
     cells: int
-    weighed: int
+    measured: int
     units: str
 
     @property
@@ -93,15 +93,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Sample:
-    """Points of many cells: numbers (n, 4) = (F, drop, ‖M_t - M_j‖, Fisher energy), and each one's method, (n,)."""
+    """Points of many cells: numbers (n, 5), columns as above, and the method of each as a number, (n,)."""
 
     numbers: Array
     method: NDArray[np.int64]
 
 
 def points_of(record: CellRecord) -> Array:
-    """(F[t, j], drop, Fisher energy or NaN) of every concept and later stage, (n, 3); none where no weight changes."""
-    return _numbers(record)[:, [F, DROP, FISHER]]
+    """F[t, j], drop, and Fisher energy and change of the prediction or NaN, (n, 4); none where no weight changes."""
+    return _numbers(record)[:, [F, DROP, FISHER, PREDICTION_CHANGE]]
 
 
 def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Prediction:
@@ -134,9 +134,9 @@ def predict(records: Sequence[CellRecord], rng: np.random.Generator) -> Predicti
         "overall": _interval(overall, None, [_shuffled(one, rng, within=False) for one in drawn]),
         "within": _interval(within, None, [_shuffled(one, rng, within=True) for one in drawn]),
     }
-    weighed = sum(record.matrix("fisher_energy") is not None for record in kept)
+    measured = sum(record.matrix("prediction_change") is not None for record in kept)
     resampled = f"{len(units)} {'seeds' if by_seed else 'cells'}"
-    return Prediction(readings, control, whole.numbers[:, :2], len(kept), weighed, resampled)
+    return Prediction(readings, control, whole.numbers[:, :2], len(kept), measured, resampled)
 
 
 def judge_prediction(records: Sequence[CellRecord], rng: np.random.Generator) -> ClaimResult:
@@ -162,9 +162,15 @@ def judge_prediction(records: Sequence[CellRecord], rng: np.random.Generator) ->
         for name, i in readings.items()
     ]
     points = [
-        {**record.cell.model_dump(), "energy": e, "drop": d, "fisher_energy": _or_none(f)}
+        {
+            **record.cell.model_dump(),
+            "energy": e,
+            "drop": d,
+            "fisher_energy": _or_none(f),
+            "prediction_change": _or_none(p),
+        }
         for record in records
-        for e, d, f in points_of(record)
+        for e, d, f, p in points_of(record)
     ]
     return ClaimResult(
         PREDICTION.id, "images", _verdict(checks), _evidence(found), tuple(checks),
@@ -187,18 +193,19 @@ def _verdict(checks: Sequence[BoundCheck]) -> Verdict:
 def _evidence(found: Prediction) -> str:
     r = found.readings
     strength = "weak" if abs(found.correlation) < WEAK else "not weak"
-    knowing = (
-        f" In the {found.weighed} cells that hold them, energies that know which outputs matter predict with "
-        f"{r['fisher']}, within methods {r['fisher within']}, given how far the weights moved {r['fisher partial']}; "
-        f"plain ones on the same points with {r['plain']}."
-        if found.weighed
+    on_the_way = (
+        f" On the way, in the {found.measured} cells that measured it: how much the network's prediction changed goes "
+        f"with lost identity by {r['prediction']}, within methods {r['prediction within']}, given how far the weights "
+        f"moved {r['prediction partial']}; K-FAC's estimate of that change by {r['fisher']} and {r['fisher within']}; "
+        f"plain energies, on the same points, by {r['plain']} and {r['plain within']}."
+        if found.measured
         else ""
     )
     return (
         f"Spearman's correlation of layer energy and lost identity {r['overall']} over {len(found.points)} points of "
         f"{found.cells} cells ({strength}, the line being {WEAK}); within methods {r['within']}; given how far the "
         f"weights moved {r['partial']}, which alone predicts with {r['rival']}. Intervals resample {found.units}; "
-        f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}.{knowing}"
+        f"shuffled: {found.permuted['overall']}, within methods {found.permuted['within']}.{on_the_way}"
     )
 
 
@@ -213,13 +220,13 @@ def _or_none(value: float) -> float | None:
 
 
 def _numbers(record: CellRecord) -> Array:
-    """(F, drop, ‖M_t - M_j‖, Fisher energy) of every concept and later stage; the last two NaN where not stored."""
+    """The five columns for every concept and later stage; those after the drop are NaN where they were not stored."""
     energy, identity = record.matrix("forgetting_energy"), record.matrix("identity")
     if energy is None or identity is None:
-        return np.empty((0, 4))
+        return np.empty((0, 5))
     later = np.tril_indices(len(identity.values), k=-1)
     drop = np.diag(identity.values)[later[1]] - identity.values[later]
-    others = [record.matrix(name) for name in ("update_change", "fisher_energy")]
+    others = [record.matrix(name) for name in ("update_change", "fisher_energy", "prediction_change")]
     rest = [np.full(len(drop), np.nan) if matrix is None else matrix.values[later] for matrix in others]
     numbers = np.column_stack([energy.values[later], drop, *rest])
     return numbers[np.isfinite(numbers[:, :2]).all(1)]
@@ -256,11 +263,11 @@ def partial(sample: Sample, predictor: int = F) -> float:
     return float((ed - ec * dc) / np.sqrt(spread)) if spread > 1e-12 else float("nan")
 
 
-def _weighed(statistic: Callable[[Sample, int], float], predictor: int) -> Callable[[Sample], float]:
-    """A statistic of the points that have a Fisher energy; NaN where there are none."""
+def _where_measured(statistic: Callable[[Sample, int], float], predictor: int) -> Callable[[Sample], float]:
+    """A statistic of the points where a change of the prediction was measured; NaN where there are none."""
 
     def of_some(sample: Sample) -> float:
-        known = np.isfinite(sample.numbers[:, FISHER])
+        known = np.isfinite(sample.numbers[:, PREDICTION_CHANGE])
         return statistic(Sample(sample.numbers[known], sample.method[known]), predictor) if known.any() else np.nan
 
     return of_some
@@ -271,10 +278,13 @@ STATISTICS: dict[str, Callable[[Sample], float]] = {
     "within": within,
     "partial": partial,
     "rival": functools.partial(overall, predictor=MOVED),
-    "fisher": _weighed(overall, FISHER),
-    "fisher within": _weighed(within, FISHER),
-    "fisher partial": _weighed(partial, FISHER),
-    "plain": _weighed(overall, F),
+    "prediction": _where_measured(overall, PREDICTION_CHANGE),
+    "prediction within": _where_measured(within, PREDICTION_CHANGE),
+    "prediction partial": _where_measured(partial, PREDICTION_CHANGE),
+    "fisher": _where_measured(overall, FISHER),
+    "fisher within": _where_measured(within, FISHER),
+    "plain": _where_measured(overall, F),
+    "plain within": _where_measured(within, F),
 }
 
 

@@ -221,8 +221,17 @@ FISHER_ENERGY = define(
         "Fisher energy",
         "lower",
         lower_bound=0.0,
-        description="tr(G_j ΔM Σ_j ΔMᵀ) summed over layers, ΔM = M_t - M_j, G_j the second moment of the gradients of "
-        "concept j's loss at a layer's outputs: K-FAC's measure of what later stages did to it, up to a constant",
+        description="tr(G_j ΔM Σ_j ΔMᵀ) summed over layers, ΔM = M_t - M_j: K-FAC's estimate of what they did to f",
+    )
+)
+PREDICTION_CHANGE = define(
+    Metric(
+        "prediction_change",
+        "change of the prediction",
+        "lower",
+        lower_bound=0.0,
+        description="mean of w (f_t - f_j)², f_t what the denoiser predicts of concept j's noisy images after stage t, "
+        "w the loss's weights: what layers' energies stand for, measured",
     )
 )
 UPDATE_CHANGE = define(

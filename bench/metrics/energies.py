@@ -2,17 +2,17 @@
 
     F[t, j] = ‖(M_t - M_j) X_j‖² / ‖ΔW_j X_j‖²,     ‖M X_j‖² / N = tr(M Σ_j Mᵀ)
 
-M_t is the merged update after stage t, ΔW_j what concept j learnt. A loss that knows which outputs matter is changed by
-about half of
+M_t is the merged update after stage t, ΔW_j what concept j learnt. With G_j the second moment of gradients at a layer's
+outputs, for targets drawn from the model, K-FAC (Martens & Grosse 2015) says what the change does to the prediction,
 
-    tr(G_j (M_t - M_j) Σ_j (M_t - M_j)ᵀ),     summed over layers (K-FAC; Martens & Grosse 2015)
+    tr(G_j (M_t - M_j) Σ_j (M_t - M_j)ᵀ) summed over layers  ~  mean of w (f_t - f_j)²,
 
-with G_j the second moment of its gradients at the layer's outputs.
+as if layers and rows were independent and the network linear: `prediction_changes` measures the right side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -68,6 +68,28 @@ def fisher_energy(stages: Sequence[Update], learnt: Sequence[Learnt]) -> list[Me
                 for layer, G in concept.output_moments.items()
             )
     return [MetricMatrix("fisher_energy", R, nothing, nothing)]
+
+
+def prediction_changes(
+    stages: Sequence[Update],
+    learnt: Sequence[Learnt],
+    predictions: Callable[[Sequence[Update], Learnt], Iterable[Tensor]],
+) -> list[MetricMatrix]:
+    """Mean of w (f_t - f_j)², f_t what the network predicts of concept j's noisy images after stage t.
+
+    Args:
+        stages: merged updates.
+        learnt: the concepts; nothing is measured where only tokens were trained, since no stage changes anything.
+        predictions: √w f of a concept with W0 + each of some updates, always on the same batches.
+    """
+    if not learnt[0].factors:
+        return []
+    T = len(stages)
+    R, nothing = np.full((T, T), np.nan), np.full(T, np.nan)
+    for j, concept in enumerate(learnt):
+        before, *later = predictions(stages[j:], concept)
+        R[j:, j] = [0.0, *(float((after - before).double().square().mean()) for after in later)]
+    return [MetricMatrix("prediction_change", R, nothing, nothing)]
 
 
 def update_changes(stages: Sequence[Update]) -> MetricMatrix:

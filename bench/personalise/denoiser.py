@@ -84,10 +84,37 @@ def diffusion_loss(model: nn.Module, batch: Batch) -> Tensor:
     assert isinstance(model, Denoiser)
     a, s = model._levels(batch.t)
     target = batch.noise if model.predicts == "epsilon" else a * batch.noise - s * batch.latents
-    error = (model(batch) - target).square()
-    if batch.mask is not None:
-        share = batch.mask.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
-        error = error * batch.mask / share
+    return (loss_weight(model, batch) * (model(batch) - target).square()).mean()
+
+
+def sampled_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """A number whose gradients are those of a loss whose target is drawn from the model itself: they make the Fisher.
+
+    The loss is the negative log likelihood of a Gaussian with precision w around the prediction f, so that such a
+    gradient at f is √w z, z ~ N(0, I), here over √n. A change Δf then has, on average over z (torch's generator),
+
+        <√w z, Δf>² / n  =  mean of w Δf²,
+
+    whatever the residuals of f are: those of `diffusion_loss` itself, the empirical Fisher, are nearly nothing in what
+    the model has learnt well.
+    """
+    assert isinstance(model, Denoiser)
+    prediction = model(batch)
+    noise = torch.randn(prediction.shape).to(prediction)
+    return (scaled_prediction(model, batch, prediction) * noise).sum() / prediction.numel() ** 0.5
+
+
+def scaled_prediction(model: Denoiser, batch: Batch, prediction: Tensor) -> Tensor:
+    """√w f: the mean square of a difference of two is the loss that one has if the other is its target."""
+    weight = loss_weight(model, batch)
+    return (weight.sqrt() if isinstance(weight, Tensor) else weight**0.5) * prediction
+
+
+def loss_weight(model: Denoiser, batch: Batch) -> Tensor | float:
+    """w, which `diffusion_loss` multiplies squared errors by, with the mask where there is one."""
+    _, s = model._levels(batch.t)
     # 1 / (SNR + 1) = s², as a² + s² = 1
     weight = ((SNR_CAP + 1) * s.square()).clamp(max=1.0) if model.predicts == "v_prediction" else 1.0
-    return (weight * error).mean()
+    if batch.mask is None:
+        return weight
+    return weight * batch.mask / batch.mask.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)

@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from bench.personalise.denoiser import diffusion_loss
+from bench.personalise.denoiser import diffusion_loss, sampled_loss
 from bench.personalise.generic import generic_batches, generic_prompts
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import TOKEN, Budget, Learner, learn_words
@@ -45,8 +45,8 @@ class Learnt:
         factors: layer name -> (A (r, n), B (m, r)); empty where only the token was trained.
         token: its embedding, (d,), or those of its words in every cross-attention layer, (words, layers, d).
         moments: layer name -> Σ_j, (n, n) float64; empty where only the token was trained.
-        output_moments: layer name -> G_j, second moment of the loss's gradients at the layer's outputs, (m, m)
-            float32; empty as well where an earlier version trained.
+        output_moments: layer name -> G_j, second moment of the gradients of `sampled_loss` at the layer's outputs,
+            summed over rows and averaged over batches, (m, m) float32; empty as well where an earlier version trained.
         seconds: how long its training took.
         training: name of the folder that it was read from.
     """
@@ -144,9 +144,12 @@ class Training:
                 sequence.activate([concept.name] if sequence.config.train_on == "base" else names[: j + 1])
                 few = islice(learner.batches(concept, seed), MOMENT_BATCHES)
                 moments = empty_moments(sequence.layers, sequence.config)
-                with learner.speaking_of(concept):
-                    outputs = gather_output_moments(learner.denoiser, sequence.layers, few, diffusion_loss, moments)
-                write_tensors(_output_moments(folder, concept), {name: G.float() for name, G in outputs.items()})
+                seen = (learner.denoiser, sequence.layers, few, sampled_loss, moments)
+                with learner.speaking_of(concept), torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(int(seed.generate_state(1)[0]))
+                    sums = gather_output_moments(*seen)
+                outputs = {layer: (G / MOMENT_BATCHES).float() for layer, G in sums.items()}
+                write_tensors(_output_moments(folder, concept), outputs)
                 write_tensors(kept, {name: moment.matrix() for name, moment in moments.items()})
                 sequence.activate()
         write_json(folder / "done.json", names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from bench.api import Cell, CellResult, Context, MetricMatrix, Scalar, Value
 from bench.composed import Scenes, adjacent_pairs, compose
@@ -22,13 +23,21 @@ from bench.methods.images.api import ImageMethod, weighted_sum
 from bench.methods.images.asked import asked_training
 from bench.metrics.clip import ClipJudge, drift
 from bench.metrics.dino import DinoJudge
-from bench.metrics.energies import fisher_energy, forgetting_energies, geometry, update_changes
+from bench.metrics.energies import (
+    fisher_energy,
+    forgetting_energies,
+    geometry,
+    prediction_changes,
+    update_changes,
+)
 from bench.metrics.guarantees import guarantees
 from bench.metrics.identity import Recognises
+from bench.personalise.batches import ConceptBatches
+from bench.personalise.denoiser import scaled_prediction
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import UNET_ATTENTION
 from bench.personalise.pool import Bases
-from bench.personalise.shared import Learnt, Training
+from bench.personalise.shared import MOMENT_BATCHES, Learnt, Training
 from bench.personalise.studio import Studio, Update
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from bench.world.sampling import grid
@@ -149,6 +158,17 @@ class ImageWorkshop:
             self.drawn[key] = (self._scores(images, concept), images)
         return self.drawn[key]
 
+    @torch.no_grad()
+    def predictions(self, updates: Sequence[Update], learnt: Learnt) -> Iterator[Tensor]:
+        """√w f on the batches that a concept's moments come from, with W0 + each update: (images, c, h, w) float32."""
+        j, subject, denoiser = self.names.index(learnt.name), self.know(learnt), self.studio.denoiser
+        seed, size = self.training.seeds[j], self.training.budget.batch
+        batches = list(ConceptBatches(self.studio.pipeline, self.concepts[j], MOMENT_BATCHES, size, seed, subject))
+        for update in updates:
+            self.studio.show(update)
+            with self.studio.speaking([subject]):
+                yield torch.cat([scaled_prediction(denoiser, batch, denoiser(batch)) for batch in batches])
+
     def _scores(self, images: Pixels, concept: ConceptImages) -> dict[str, NDArray[np.float64]]:
         judges = self.judges
         scores: dict[str, NDArray[np.float64]] = {}
@@ -202,6 +222,7 @@ class ImageTask(ABC):
         merging = time.perf_counter() - started
         matrices, values, sheet = measure(method, learnt, stages, workshop)
         matrices += [*forgetting_energies(stages, learnt), *fisher_energy(stages, learnt), update_changes(stages)]
+        matrices += prediction_changes(stages, learnt, workshop.predictions)
         values += [*geometry(learnt), *_drift(workshop, stages[-1])]
         context.artifacts.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(context.artifacts / "gallery.png")

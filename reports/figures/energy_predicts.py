@@ -9,14 +9,19 @@ from matplotlib.figure import Figure
 
 from bench.prediction import points_of, predict
 from reports.figures.api import FigureSpec
-from reports.image_cells import names
 from reports.sources import Results
 from reports.style import INK, headline, in_order, legend_below, look, panels, points
 from theory.claims.images import PREDICTION
 from theory.ledger import generator
 
-COLUMNS = ["task", "n_concepts", "method", "order", "seed", "energy", "fisher_energy", "drop", "correlation", "low",
-           "high", "within", "within_low", "within_high", "fisher", "fisher_low", "fisher_high", "cells"]  # fmt: skip
+PREDICTORS = {  # column -> label; the last two in cells that hold them
+    "energy": "forgetting energy, mean over layers",
+    "fisher_energy": "its estimate by K-FAC",
+    "prediction_change": "change of the network's prediction",
+}
+READINGS = ("overall", "within", "fisher", "prediction", "plain")
+COLUMNS = ["task", "n_concepts", "method", "order", "seed", *PREDICTORS, "drop", "cells",
+           *(name + end for name in READINGS for end in ("", "_low", "_high"))]  # fmt: skip
 FLOOR = 1e-9  # less is rounding
 
 
@@ -26,23 +31,24 @@ def select(results: Results) -> pd.DataFrame:
     if len(kept) < 2:
         return pd.DataFrame(columns=COLUMNS)
     found = predict(kept, generator(PREDICTION.id, 0))  # the ledger's stream: one page, one interval
-    rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop, "fisher_energy": fisher}
-            for record in kept for energy, drop, fisher in points_of(record)]  # fmt: skip
-    inside, knowing = found.readings["within"], found.readings["fisher"]
-    summary = {"correlation": found.correlation, "low": found.low, "high": found.high, "cells": found.cells,
-               "within": inside.value, "within_low": inside.low, "within_high": inside.high,
-               "fisher": knowing.value, "fisher_low": knowing.low, "fisher_high": knowing.high}  # fmt: skip
+    rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop, "fisher_energy": fisher,
+             "prediction_change": change}
+            for record in kept for energy, drop, fisher, change in points_of(record)]  # fmt: skip
+    summary: dict[str, float] = {"cells": found.cells}
+    for name in READINGS:
+        reading = found.readings[name]
+        summary |= {name: reading.value, f"{name}_low": reading.low, f"{name}_high": reading.high}
     return pd.DataFrame(rows).assign(**summary)[COLUMNS]
 
 
 def describe(data: pd.DataFrame) -> str:
     """The correlation, and whether its interval excludes zero."""
-    one = data.iloc[0]
-    overall, within = _told(one.correlation, one.low, one.high), _told(one.within, one.within_low, one.within_high)
+    overall, within = _told(data, "overall"), _told(data, "within")
     return f"Spearman's correlation of layer energy and lost identity: {overall}; within methods: {within}"
 
 
-def _told(value: float, low: float, high: float) -> str:
+def _told(data: pd.DataFrame, reading: str) -> str:
+    value, low, high = (data.iloc[0][reading + end] for end in ("", "_low", "_high"))
     if not np.isfinite(low):
         return f"{value:.2f}, without an interval" if np.isfinite(value) else "not defined"
     said = "below zero" if high < 0 else "above zero" if low > 0 else "not told apart from none"
@@ -50,18 +56,18 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
-    """Lost identity against either energy, one series a method; Fisher energies where cells hold them."""
-    predictors = {"energy": "forgetting energy, mean over layers", "fisher_energy": "Fisher energy, sum over layers"}
-    known = {column: label for column, label in predictors.items() if data[column].notna().any()}
-    figure, axes = panels(len(known), narrow, columns=2, height=3.4, sharey=True)
+    """Lost identity against energies, and against the numbers on the way where cells hold them; one series a method."""
+    known = {column: label for column, label in PREDICTORS.items() if data[column].notna().any()}
+    figure, axes = panels(len(known), narrow, height=3.4, sharey=True)
+    measured = data[data.prediction_change.notna()]
     for panel, (column, label) in zip(axes, known.items(), strict=True):
-        _scatter(panel, data[data[column].notna()], column)
+        _scatter(panel, data if column == "energy" else measured, column)
         panel.set(xscale="log", xlabel=label)
-        if column == "fisher_energy":
+        if len(known) > 1:
+            part = {"energy": "plain", "fisher_energy": "fisher", "prediction_change": "prediction"}[column]
             one = data.iloc[0]
-            panel.set_title(f"which outputs matter: {_told(one.fisher, one.fisher_low, one.fisher_high)}")
+            panel.set_title(f"{one[part]:.2f} [{one[part + '_low']:.2f}, {one[part + '_high']:.2f}]")
     axes[0].set_ylabel("identity lost, R[j, j] - R[t, j]")
-    axes[0].set_title(", ".join(dict.fromkeys(names(data.task).values())))
     legend_below(figure, axes[:1], 4)
     headline(figure, describe(data))
     return figure
@@ -88,9 +94,9 @@ FIGURE = FigureSpec(
         "Each point is a person and a later stage of one run: forgetting energy averaged over the diffusion model's "
         "layers (log; 0 at the left edge) against the identity lost since the person was learnt. Within methods: ranks "
         "taken inside each method, so that a method which forgets more is not the relation itself. 95 % intervals "
-        "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise. Fisher "
-        "energy, in cells that hold it, weighs every direction of a layer's outputs by how much the loss reacts "
-        "to it."
+        "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise. Where "
+        "cells measured how much the network's prediction changed, that and K-FAC's estimate of it stand beside; the "
+        "correlations above the panels are of the cells that hold all three."
     ),
     draw=draw,
 )

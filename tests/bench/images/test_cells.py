@@ -15,10 +15,13 @@ from bench.methods import load_method
 from bench.methods.images import METHODS
 from bench.methods.images.api import RATES, weighted_sum
 from bench.metrics.clip import clip_score, drift
-from bench.metrics.energies import fisher_energy, forgetting_energies
+from bench.metrics.energies import fisher_energy, forgetting_energies, prediction_changes
 from bench.metrics.identity import IdentityJudge
+from bench.personalise.batches import ConceptBatches
+from bench.personalise.denoiser import Denoiser
 from bench.personalise.shared import Learnt, Training
 from bench.personalise.studio import Studio
+from bench.personalise.tokens import PLAIN_WORD, add_words, install
 from bench.tasks.images import ImageWorkshop, Judges, measure
 from bench.tasks.portraits import pipeline_digest
 from bench.world import assets
@@ -156,6 +159,33 @@ def test_fisher_energy_is_the_mean_square_of_what_every_gradient_sees_of_every_c
     assert fisher_energy(harmless, learnt)[0].values[1, 0] == 0.0
     assert forgetting_energies(harmless, learnt)[0].values[1, 0] > 1.0  # plain energy takes it for a loss
     assert fisher_energy(stages, [learnt[0], replace(learnt[1], output_moments={})]) == []
+
+
+def test_change_of_the_prediction_is_that_of_the_denoiser_itself(workshop: ImageWorkshop) -> None:
+    method = METHODS["plain-sum"]
+    learnt = method.train(workshop)
+    stages = list(method.stages(learnt, workshop))
+    R = prediction_changes(stages, learnt, workshop.predictions)[0].values
+    assert np.diag(R).tolist() == [0.0, 0.0, 0.0]
+    assert (R[np.tril_indices(3, -1)] > 0).all()
+    subject = workshop.know(learnt[0])
+    found = []
+    for stage in (0, 2):  # by a pipeline of its own, whose weights are set by hand
+        pipe = workshop.load()
+        model = Denoiser(pipe)
+        add_words(pipe.tokenizer, pipe.text_encoder, "<ann>", "person", PLAIN_WORD)
+        install(pipe.text_encoder, {pipe.tokenizer.convert_tokens_to_ids("<ann>"): learnt[0].token})
+        with torch.no_grad():
+            for layer, update in stages[stage].items():
+                weight = model.get_submodule(layer).get_parameter("weight")
+                weight += update.view_as(weight)
+            concept, seed = workshop.concepts[0], workshop.training.seeds[0]
+            batches = list(ConceptBatches(pipe, concept, 8, 2, seed, subject))
+            found.append(torch.stack([model(batch) for batch in batches]))
+    s = torch.stack([model._levels(batch.t)[1] for batch in batches])
+    expected = ((21 * s.square()).clamp(max=1.0) * (found[1] - found[0]).square()).mean()
+    assert R[2, 0] == pytest.approx(float(expected), rel=1e-4)
+    assert prediction_changes([{}], METHODS["base"].train(workshop), workshop.predictions) == []
 
 
 def test_image_without_a_face_is_a_failure_whatever_its_cosine() -> None:

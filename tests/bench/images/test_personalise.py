@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import chi2
 
 from bench.personalise.batches import ConceptBatches, token_ids
-from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
+from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss, sampled_loss, scaled_prediction
 from bench.personalise.export import TOKEN_FILE, export_concept
 from bench.personalise.images import ConceptImages, load_folder
 from bench.personalise.learner import LAYERS, TEXT_ENCODER, UNET_ATTENTION, layers_of
@@ -116,6 +117,32 @@ def test_loss_is_zero_for_a_perfect_prediction_and_counts_under_the_mask_only(
     weight = ((20 + 1) * s.square()).clamp(max=1.0).mean()
     torch.testing.assert_close(diffusion_loss(model, batch), weight / 4)
     assert float(diffusion_loss(model, replace(batch, mask=mask))) == 0.0
+
+
+def test_sampled_gradients_average_to_what_a_change_does_to_the_prediction(
+    load: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, draws = Denoiser(load()), 400
+    rng = torch.Generator().manual_seed(0)
+    x, noise, direction = (torch.randn(2, 4, 4, 4, generator=rng) for _ in range(3))
+    mask = (torch.rand(2, 1, 4, 4, generator=rng) < 0.7).float()
+    batch = Batch(x, noise, torch.tensor([30, 900]), torch.zeros(2, 32, dtype=torch.long), mask)
+    a, s = model._levels(batch.t)
+    along = torch.zeros((), requires_grad=True)  # at 0 the prediction is perfect
+    monkeypatch.setattr(Denoiser, "forward", lambda self, batch: a * noise - s * x + along * direction)
+    with torch.no_grad():
+        weighted = scaled_prediction(model, batch, a * noise - s * x + direction)
+        change = float((weighted - scaled_prediction(model, batch, a * noise - s * x)).square().mean())
+        monkeypatch.setattr(Denoiser, "forward", lambda self, batch: a * noise - s * x + direction)
+        assert change == pytest.approx(float(diffusion_loss(model, batch)), rel=1e-6)
+    monkeypatch.setattr(Denoiser, "forward", lambda self, batch: a * noise - s * x + along * direction)
+    torch.manual_seed(0)
+    squares = [float(torch.autograd.grad(sampled_loss(model, batch), along)[0]) ** 2 for _ in range(draws)]
+    # each is change times the square of a standard normal number
+    low, high = chi2.ppf([5e-7, 1 - 5e-7], draws)
+    assert low < sum(squares) / change < high
+    # the loss itself says, where it is least, that no change matters
+    assert float(torch.autograd.grad(diffusion_loss(model, batch), along)[0]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_training_is_shared_read_back_equal_and_addressed_by_content(

@@ -59,14 +59,14 @@ def cells(
 def test_points_are_energy_and_drop_since_the_concept_was_learnt() -> None:
     energy, identity = np.array([[0.0, np.nan], [2.0, 0.0]]), np.array([[0.9, np.nan], [0.5, 0.8]])
     points = points_of(Stored(energy, identity))  # type: ignore[arg-type]
-    np.testing.assert_allclose(points, [[2.0, 0.4, np.nan]])
+    np.testing.assert_allclose(points, [[2.0, 0.4, np.nan, np.nan]])
 
 
 def test_statistics_agree_with_an_independent_implementation() -> None:
     rng = np.random.default_rng(0)
     e, d, c = rng.integers(0, 8, (3, 60)).astype(float)  # ties
     d += e
-    sample = Sample(np.column_stack([e, d, c, c]), np.zeros(60, dtype=int))
+    sample = Sample(np.column_stack([e, d, c, c, c]), np.zeros(60, dtype=int))
     assert prediction.overall(sample) == pytest.approx(spearmanr(e, d).statistic)
     assert prediction.STATISTICS["rival"](sample) == pytest.approx(spearmanr(c, d).statistic)
     assert prediction.within(sample) == pytest.approx(spearmanr(e, d).statistic)  # one method
@@ -135,20 +135,22 @@ def test_shuffling_within_methods_keeps_every_method_s_energies() -> None:
             assert same == within
 
 
-def test_energies_that_know_the_outputs_are_read_beside_the_plain_ones_and_decide_nothing() -> None:
+def test_numbers_on_the_way_are_read_beside_the_energies_and_decide_nothing() -> None:
     rng = np.random.default_rng(7)
     found = cells({"a": 0.5, "b": 0.5}, 12, False, rng)
     before = judge_prediction(found, np.random.default_rng(0))
-    assert "know which outputs matter" not in before.evidence
+    assert "On the way" not in before.evidence
     for record in found[::2]:
         drop = 0.8 - record.parts["identity"]  # type: ignore[attr-defined]
-        record.parts["fisher_energy"] = drop**3  # type: ignore[attr-defined]
+        record.parts["prediction_change"] = drop**3  # type: ignore[attr-defined]
+        record.parts["fisher_energy"] = rng.random((T, T))  # type: ignore[attr-defined]
     readings = predict(found, np.random.default_rng(0)).readings
-    for name in ("fisher", "fisher within"):
+    for name in ("prediction", "prediction within"):
         assert readings[name].low == pytest.approx(1.0)
-    assert readings["plain"].low < 0 < readings["plain"].high
+    for name in ("plain", "fisher"):
+        assert readings[name].low < 0 < readings[name].high
     after = judge_prediction(found, np.random.default_rng(0))
-    assert "In the 12 cells that hold them" in after.evidence
+    assert "in the 12 cells that measured it" in after.evidence
     assert after.verdict == before.verdict
     assert after.checks == before.checks
 
