@@ -114,6 +114,7 @@ METHODS = {
     "seqlora-penalty": Look(BLUE, "P", "SeqLoRA + penalty"),
     "seqlora-penalty-layerwise": Look(BLUE, "s", "SeqLoRA + penalty, layer-wise words"),
     "seqlora-penalty-kronecker": Look(BLUE, "d", "SeqLoRA + K-FAC penalty, layer-wise words"),
+    "seqlora-replay": Look(BLUE, "X", "SeqLoRA + K-FAC penalty + replay, layer-wise words"),
     "penalty-only": Look(SKY, "P", "penalty only", hollow=True),
     "penalty-uniform": Look(BLUE, "v", "penalty, one weight for all layers", hollow=True),
     "penalty-sketch": Look(BLUE, "^", "penalty, sketched moments", hollow=True),

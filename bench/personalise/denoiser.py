@@ -30,6 +30,7 @@ class Batch:
         t: timesteps, (b,).
         ids: token ids of the captions, (b, length).
         mask: where the loss counts, (b, 1, h, w), or None for everywhere.
+        replayed: what must not change meanwhile, or None.
     """
 
     latents: Tensor
@@ -37,6 +38,26 @@ class Batch:
     t: Tensor
     ids: Tensor
     mask: Tensor | None = None
+    replayed: Replayed | None = None
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Noisy images, and what the network said of them before, see `bench.personalise.replay`.
+
+    Attributes:
+        noisy: x_t, (b, c, h, w).
+        t: timesteps, (b,).
+        states: of the text encoder, (b, length, d).
+        prediction: what was predicted, (b, c, h, w).
+        factor: λ, how much their loss counts.
+    """
+
+    noisy: Tensor
+    t: Tensor
+    states: Tensor
+    prediction: Tensor
+    factor: float
 
 
 class Denoiser(nn.Module):
@@ -69,22 +90,37 @@ class Denoiser(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The network's prediction for a batch, float32, in the shape of the latents."""
-        a, s = self._levels(batch.t)
-        noisy = a * batch.latents + s * batch.noise
         with self.precision():
             states = self.text_encoder(batch.ids).last_hidden_state
-            return self.unet(noisy.to(self.unet.dtype), batch.t, states).sample.float()
+        return self.predict(self.noisy(batch), batch.t, states)
+
+    def noisy(self, batch: Batch) -> Tensor:
+        """x_t = a_t x_0 + s_t ε."""
+        a, s = self._levels(batch.t)
+        return a * batch.latents + s * batch.noise
+
+    def predict(self, noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
+        """The prediction for noisy images and states of the text encoder."""
+        with self.precision():
+            return self.unet(noisy.to(self.unet.dtype), t, states).sample.float()
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.signal[t][:, None, None, None], self.deviation[t][:, None, None, None]
 
 
 def diffusion_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean weighted loss of a batch (over the mask, where there is one); `model` is a `Denoiser`."""
+    """Mean weighted loss of a batch (over the mask, where there is one); `model` is a `Denoiser`.
+
+    With something to replay, λ times the mean of w (f - f_before)² on that is added.
+    """
     assert isinstance(model, Denoiser)
     a, s = model._levels(batch.t)
     target = batch.noise if model.predicts == "epsilon" else a * batch.noise - s * batch.latents
-    return (loss_weight(model, batch) * (model(batch) - target).square()).mean()
+    loss = (loss_weight(model, batch.t, batch.mask) * (model(batch) - target).square()).mean()
+    if (old := batch.replayed) is None:
+        return loss
+    changed = model.predict(old.noisy, old.t, old.states) - old.prediction
+    return loss + old.factor * (loss_weight(model, old.t) * changed.square()).mean()
 
 
 def sampled_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -106,15 +142,13 @@ def sampled_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def scaled_prediction(model: Denoiser, batch: Batch, prediction: Tensor) -> Tensor:
     """√w f: the mean square of a difference of two is the loss that one has if the other is its target."""
-    weight = loss_weight(model, batch)
+    weight = loss_weight(model, batch.t, batch.mask)
     return (weight.sqrt() if isinstance(weight, Tensor) else weight**0.5) * prediction
 
 
-def loss_weight(model: Denoiser, batch: Batch) -> Tensor | float:
-    """w, which `diffusion_loss` multiplies squared errors by, with the mask where there is one."""
-    _, s = model._levels(batch.t)
+def loss_weight(model: Denoiser, t: Tensor, mask: Tensor | None = None) -> Tensor | float:
+    """w, which squared errors are multiplied by at timesteps (b,), with the mask (b, 1, h, w) where there is one."""
+    _, s = model._levels(t)
     # 1 / (SNR + 1) = s², as a² + s² = 1
     weight = ((SNR_CAP + 1) * s.square()).clamp(max=1.0) if model.predicts == "v_prediction" else 1.0
-    if batch.mask is None:
-        return weight
-    return weight * batch.mask / batch.mask.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return weight if mask is None else weight * mask / mask.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)

@@ -17,6 +17,7 @@ from bench.personalise.denoiser import Batch, Denoiser, diffusion_loss
 from bench.personalise.images import ConceptImages
 from bench.personalise.layerwise import cross_attention_layers, layerwise
 from bench.personalise.pool import BASES, Bases
+from bench.personalise.replay import ReplayedBatches, note, speaking_of_all
 from bench.personalise.tokens import (
     PLAIN_WORD,
     WordStyle,
@@ -83,6 +84,7 @@ class Learner:
         folder: where finished concepts and checkpoints are kept; a second run takes them up.
         style: how concepts are written.
         bases: where frozen bases come from, see `PooledSequence`; "own": as `config` says.
+        replay: λ of `bench.personalise.replay`; 0: nothing is replayed.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class Learner:
         folder: str | Path | None = None,
         style: WordStyle = PLAIN_WORD,
         bases: Bases = "own",
+        replay: float = 0.0,
     ) -> None:
-        self.pipeline, self.budget, self.style = pipeline, budget, style
+        self.pipeline, self.budget, self.style, self.replay = pipeline, budget, style, replay
         self.denoiser = Denoiser(pipeline, budget.bfloat16)
         kind = ConceptSequence if bases == "own" else BASES[bases]
         self.sequence = kind(self.denoiser, config, folder)
@@ -111,13 +114,33 @@ class Learner:
 
     def learn(self, concept: ConceptImages, seed: np.random.SeedSequence) -> Iterator[Step]:
         """Learn one concept; iterate to run it. Afterwards its plain word stands in the text encoder."""
-        batches = self.batches(concept, seed)
+        own = self.batches(concept, seed)
+        replayed = self.replay and concept.name not in self.sequence.concepts
+        batches = self._with_replay(own, concept, seed) if replayed else own
         numbers, vectors = word_parameter(self.pipeline, concept, self.style, seed)
         with spoken(self.pipeline, numbers, vectors):
             yield from self.sequence.learn(concept.name, batches, diffusion_loss, extra={TOKEN: vectors})
         self.words[concept.name] = (numbers, vectors.detach())
         if vectors.ndim == 1:
             install(self.pipeline.text_encoder, {numbers[0]: vectors.detach()})
+
+    def _with_replay(
+        self, batches: ConceptBatches, concept: ConceptImages, seed: np.random.SeedSequence
+    ) -> ReplayedBatches:
+        """The concept's batches, with what the network says now of all earlier concepts and of the class word."""
+        drawing, choice = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, k)) for k in (2, 3))
+        earlier = [subject_of(f"<{name}>", concept.class_word, self.style) for name in self.words]
+        noted = note(
+            self.denoiser,
+            self.pipeline,
+            speaking_of_all(self.pipeline, list(self.words.values()), self.style),
+            [f"a {concept.class_word}", *earlier],
+            sorted({text for texts in concept.templates for text in texts}),
+            self.budget.batch,
+            self.replay,
+            drawing,
+        )
+        return ReplayedBatches(batches, noted, self.sequence.config.start_batches, choice)
 
     def speaking_of(self, concept: ConceptImages) -> AbstractContextManager[None]:
         """While open, the pipeline knows the words of a concept that was learnt."""

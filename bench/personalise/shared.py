@@ -98,6 +98,7 @@ class Training:
         style: WordStyle = PLAIN_WORD,
         bases: Bases = "own",
         generic: bool = False,
+        replay: float = 0.0,
     ) -> list[Learnt]:
         """The concepts as `config` learns them: trained now, or read if they were.
 
@@ -108,15 +109,17 @@ class Training:
             style: how concepts are written.
             bases: where frozen bases come from.
             generic: remember what the base model draws from generic prompts before the first concept.
+            replay: λ of `bench.personalise.replay`.
         """
-        variant = {"style": asdict(style), "bases": bases, **({"generic": True} if generic else {})}
+        variant: dict[str, Any] = {"style": asdict(style), "bases": bases}
+        variant |= ({"generic": True} if generic else {}) | ({"replay": replay} if replay else {})
         usual = {"style": asdict(PLAIN_WORD), "bases": "own"}
         folder = self.folder({**config.to_json(), **(variant if variant != usual else {})})
         with _locked(folder):
             if not (folder / "done.json").is_file():
                 for place in {path.parent for path in folder.rglob(".*.tmp")}:
                     remove_leftovers(place)  # of a training that was killed
-                learner = Learner(load(), config, self.budget, folder, style, bases)
+                learner = Learner(load(), config, self.budget, folder, style, bases, replay)
                 if generic:
                     self._protect_base(learner)
                 self._train(learner, folder, watch)

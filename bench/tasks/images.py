@@ -130,10 +130,15 @@ class ImageWorkshop:
         return self.judges.clip.images(self.studio.draw(prompts, self.noise[-1]))
 
     def trained(
-        self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
+        self,
+        config: SeqLoRAConfig,
+        style: WordStyle = PLAIN_WORD,
+        bases: Bases = "own",
+        generic: bool = False,
+        replay: float = 0.0,
     ) -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self.training.run(config, self.load, style=style, bases=bases, generic=generic)
+        return self.training.run(config, self.load, style=style, bases=bases, generic=generic, replay=replay)
 
     def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """See `Workshop.words`."""

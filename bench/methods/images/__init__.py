@@ -20,6 +20,7 @@ from bench.methods.images.sequential import (
     SeqLoRAPenalty,
     SeqLoRAPenaltyKronecker,
     SeqLoRAPenaltyLayerwise,
+    SeqLoRAReplay,
 )
 
 # In the order of tables and legends.
@@ -40,6 +41,7 @@ for _method in (
     SeqLoRAPenalty(),
     SeqLoRAPenaltyLayerwise(),
     SeqLoRAPenaltyKronecker(),
+    SeqLoRAReplay(),
     PenaltyOnly(),
     *ABLATIONS,
     Fusion(),

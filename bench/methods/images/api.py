@@ -46,7 +46,12 @@ class Workshop(Protocol):
         """The plain pipeline."""
 
     def trained(
-        self, config: SeqLoRAConfig, style: WordStyle = PLAIN_WORD, bases: Bases = "own", generic: bool = False
+        self,
+        config: SeqLoRAConfig,
+        style: WordStyle = PLAIN_WORD,
+        bases: Bases = "own",
+        generic: bool = False,
+        replay: float = 0.0,
     ) -> list[Learnt]:
         """All concepts of the cell as `config` learns them; trainings are shared between methods.
 
@@ -55,6 +60,7 @@ class Workshop(Protocol):
             style: how concepts are written.
             bases: where frozen bases come from, see `bench.personalise.pool`.
             generic: whether the base model's own moments are remembered first.
+            replay: how much what the model says of earlier concepts counts, see `bench.personalise.replay`.
         """
 
     def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:

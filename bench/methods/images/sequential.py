@@ -42,6 +42,7 @@ class SeqLoRA(ImageMethod):
             ),
             style=self.words,
             generic=self.protects_base,
+            replay=self.replayed,
         )
 
     @property
@@ -58,6 +59,11 @@ class SeqLoRA(ImageMethod):
     def protects_base(self) -> bool:
         """Whether what the base model draws from generic prompts is the first thing remembered."""
         return False
+
+    @property
+    def replayed(self) -> float:
+        """Factor λ of `bench.personalise.replay`."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,25 @@ class SeqLoRAPenaltyKronecker(SeqLoRAPenaltyLayerwise):
     pretty_name = "SeqLoRA with forgetting penalty on directions of outputs, layer-wise words"
 
     scale: str = "kronecker"
+
+
+@dataclass(frozen=True)
+class SeqLoRAReplay(SeqLoRAPenaltyKronecker):
+    """The same, and what the network says of earlier concepts, drawn by itself, is held while it learns another.
+
+    Two images more a step than any other method sees.
+    """
+
+    name = "seqlora-replay"
+    pretty_name = "SeqLoRA with forgetting penalty and generative replay, layer-wise words"
+
+    gamma: float = 3.0
+    replay: float = 5.0
+
+    @property
+    def replayed(self) -> float:
+        """See `SeqLoRA.replayed`."""
+        return self.replay
 
 
 @dataclass(frozen=True)
