@@ -132,14 +132,17 @@ class SeqLoRAPenaltyKronecker(SeqLoRAPenaltyLayerwise):
 class SeqLoRAReplay(SeqLoRAPenaltyKronecker):
     """The same, and what the network says of earlier concepts, drawn by itself, is held while it learns another.
 
-    Two images more a step than any other method sees.
+    Two images more a step than any other method sees. On eight tuning identities (240 steps of 4 images, convolutions
+    included, guidance 2, one seed, 8 images each) final identity and forgetting were .72 and .02 with λ = 1, .71 and
+    -.01 with λ = 5, and without replay, with γ = 10, .73 and .01; with the same people and noise levels in quarters
+    .72 and .01 with λ = 5, and .62 and .15 without.
     """
 
     name = "seqlora-replay"
     pretty_name = "SeqLoRA with forgetting penalty and generative replay, layer-wise words"
 
     gamma: float = 3.0
-    replay: float = 5.0
+    replay: float = 1.0
 
     @property
     def replayed(self) -> float:
