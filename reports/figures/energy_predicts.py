@@ -37,7 +37,8 @@ def select(results: Results) -> pd.DataFrame:
     summary: dict[str, float] = {"cells": found.cells}
     for name in READINGS:
         reading = found.readings[name]
-        summary |= {name: reading.value, f"{name}_low": reading.low, f"{name}_high": reading.high}
+        parts = {name: reading.value, f"{name}_low": reading.low, f"{name}_high": reading.high}
+        summary |= {column: round(value, 4) for column, value in parts.items()}  # they stand in every row
     return pd.DataFrame(rows).assign(**summary)[COLUMNS]
 
 
