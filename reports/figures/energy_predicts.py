@@ -16,8 +16,8 @@ from theory.ledger import generator
 
 PREDICTORS = {  # column -> label; the last two in cells that hold them
     "energy": "forgetting energy, mean over layers",
-    "fisher_energy": "its estimate by K-FAC",
-    "prediction_change": "change of the network's prediction",
+    "fisher_energy": "change of prediction, K-FAC's estimate",
+    "prediction_change": "change of prediction, measured",
 }
 READINGS = ("overall", "within", "fisher", "prediction", "plain")
 COLUMNS = ["task", "n_concepts", "method", "order", "seed", *PREDICTORS, "drop", "cells",
