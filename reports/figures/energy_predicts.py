@@ -15,9 +15,9 @@ from theory.claims.images import PREDICTION
 from theory.ledger import generator
 
 PREDICTORS = {  # column -> label; the last two in cells that hold them
-    "energy": "forgetting energy, mean over layers",
-    "fisher_energy": "change of prediction, K-FAC's estimate",
-    "prediction_change": "change of prediction, measured",
+    "energy": "forgetting energy,\nmean over layers",
+    "fisher_energy": "change of prediction,\nestimated by K-FAC",
+    "prediction_change": "change of prediction,\nmeasured",
 }
 READINGS = ("overall", "within", "fisher", "prediction", "plain")
 COLUMNS = ["task", "n_concepts", "method", "order", "seed", *PREDICTORS, "drop", "cells",
