@@ -48,6 +48,11 @@ class Seeds:
         return torch.Generator().manual_seed(int(state) >> 1)
 
 
+def part(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """Part `number` of a stream; unlike `seed.spawn` it is the same each time."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
+
+
 def concept_order(task: str, available: int, n_concepts: int, order: int) -> NDArray[np.int64]:
     """Which of `available` concepts are learnt, and in which order: the first of the task's own, or of a random order.
 

@@ -26,6 +26,7 @@ from bench.personalise.batches import ConceptBatches
 from bench.personalise.images import ConceptImages
 from bench.personalise.shared import Learnt
 from bench.personalise.studio import Studio, Update
+from bench.seeds import part
 from seqlora.adapters import input_rows
 from theory.api import BoundCheck
 from theory.bounds import quadratic_form_bound
@@ -68,7 +69,7 @@ def guarantees(
     for j in range(min(CONCEPTS, len(learnt) - 1)):
         model = stages[j] if method.in_sequence else weighted_sum([learnt[j]], [1.0])
         seed = workshop.noise[j]
-        children = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, k)) for k in range(3)]
+        children = [part(seed, k) for k in range(3)]
         subject = workshop.know(learnt[j])
         workshop.studio.show(model)
         images = workshop.concepts[j]

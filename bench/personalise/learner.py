@@ -27,6 +27,7 @@ from bench.personalise.tokens import (
     replaced,
     subject_of,
 )
+from bench.seeds import part
 from seqlora import ConceptSequence, SeqLoRAConfig
 from seqlora.errors import NonFiniteError
 from seqlora.sequence import Step
@@ -128,7 +129,7 @@ class Learner:
         self, batches: ConceptBatches, concept: ConceptImages, seed: np.random.SeedSequence
     ) -> ReplayedBatches:
         """The concept's batches, with what the network says now of all earlier concepts and of the class word."""
-        drawing, choice = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, k)) for k in (2, 3))
+        drawing, choice = part(seed, 2), part(seed, 3)
         earlier = [subject_of(f"<{name}>", concept.class_word, self.style) for name in self.words]
         noted = note(
             self.denoiser,
@@ -154,7 +155,7 @@ def word_parameter(
     numbers = add_words(pipeline.tokenizer, pipeline.text_encoder, concept.token, concept.class_word, style)
     layers = len(cross_attention_layers(pipeline.unet))
     # a stream beside that of the batches, which is drawn from `seed` itself
-    rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 0)))
+    rng = np.random.default_rng(part(seed, 0))
     return numbers, nn.Parameter(first_embeddings(pipeline.text_encoder, numbers, style, layers, rng))
 
 

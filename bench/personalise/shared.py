@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from bench.personalise.images import ConceptImages
 from bench.personalise.learner import TOKEN, Budget, Learner, learn_words
 from bench.personalise.pool import Bases
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
+from bench.seeds import part
 from seqlora import SeqLoRAConfig
 from seqlora.files import read_json, read_tensors, remove_leftovers, write_json, write_tensors
 from seqlora.sequence import Step
@@ -58,6 +59,15 @@ class Learnt:
     seconds: float
     training: str = ""
     output_moments: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What decides a training besides its configuration: the options of `Training.run`."""
+
+    style: WordStyle
+    bases: Bases
+    generic: bool
+    replay: float
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class Training:
 
     def _protect_base(self, learner: Learner) -> None:
         """Put the base model's own moments into what the penalty protects; a restart finds them stored."""
-        seed = np.random.SeedSequence(self.seeds[0].entropy, spawn_key=(*self.seeds[0].spawn_key, 1))
+        seed = part(self.seeds[0], 1)
         prompts = generic_prompts(self.concepts[0])
         drawn = generic_batches(learner.pipeline, prompts, MOMENT_BATCHES, self.budget.batch, seed)
         learner.sequence.remember(drawn, diffusion_loss, name="generic")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ from bench.personalise.batches import ConceptBatches
 from bench.personalise.denoiser import scaled_prediction
 from bench.personalise.images import ConceptImages
 from bench.personalise.learner import UNET_ATTENTION
-from bench.personalise.pool import Bases
-from bench.personalise.shared import MOMENT_BATCHES, Learnt, Training
+from bench.personalise.shared import MOMENT_BATCHES, Learnt, Training, TrainingOptions
 from bench.personalise.studio import Studio, Update
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from bench.world.sampling import grid
@@ -129,16 +128,9 @@ class ImageWorkshop:
         prompts = [text.format(f"a {self.concepts[0].class_word}") for text in self.prompts]
         return self.judges.clip.images(self.studio.draw(prompts, self.noise[-1]))
 
-    def trained(
-        self,
-        config: SeqLoRAConfig,
-        style: WordStyle = PLAIN_WORD,
-        bases: Bases = "own",
-        generic: bool = False,
-        replay: float = 0.0,
-    ) -> list[Learnt]:
+    def trained(self, config: SeqLoRAConfig, **options: Unpack[TrainingOptions]) -> list[Learnt]:
         """See `Workshop.trained`."""
-        return self.training.run(config, self.load, style=style, bases=bases, generic=generic, replay=replay)
+        return self.training.run(config, self.load, **options)
 
     def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """See `Workshop.words`."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from bench.methods.images.api import Workshop
 from bench.methods.images.sequential import SeqLoRAPenalty
-from bench.personalise.shared import Learnt
+from bench.personalise.shared import Learnt, TrainingOptions
 from seqlora import SeqLoRAConfig
 
 
@@ -30,7 +30,7 @@ class Altered:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._workshop, name)
 
-    def trained(self, config: SeqLoRAConfig, **options: Any) -> list[Learnt]:
+    def trained(self, config: SeqLoRAConfig, **options: Unpack[TrainingOptions]) -> list[Learnt]:
         """See `Workshop.trained`."""
         return self._workshop.trained(replace(config, **self._changes), **options)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Unpack
 
 from torch import Tensor
 
 from bench.api import Role, Scalar
-from bench.personalise.pool import Bases
-from bench.personalise.shared import Learnt
+from bench.personalise.shared import Learnt, TrainingOptions
 from bench.personalise.studio import Studio, Update
 from bench.personalise.tokens import PLAIN_WORD, WordStyle
 from bench.registry import Registry
@@ -45,23 +44,8 @@ class Workshop(Protocol):
     def studio(self) -> Studio:
         """The plain pipeline."""
 
-    def trained(
-        self,
-        config: SeqLoRAConfig,
-        style: WordStyle = PLAIN_WORD,
-        bases: Bases = "own",
-        generic: bool = False,
-        replay: float = 0.0,
-    ) -> list[Learnt]:
-        """All concepts of the cell as `config` learns them; trainings are shared between methods.
-
-        Args:
-            config: the method.
-            style: how concepts are written.
-            bases: where frozen bases come from, see `bench.personalise.pool`.
-            generic: whether the base model's own moments are remembered first.
-            replay: how much what the model says of earlier concepts counts, see `bench.personalise.replay`.
-        """
+    def trained(self, config: SeqLoRAConfig, **options: Unpack[TrainingOptions]) -> list[Learnt]:
+        """All concepts of the cell as `config` learns them, see `Training.run`; methods share trainings."""
 
     def words(self, rate: float, style: WordStyle = PLAIN_WORD) -> list[Learnt]:
         """All concepts as embeddings alone."""
