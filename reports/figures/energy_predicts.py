@@ -14,10 +14,10 @@ from reports.style import INK, headline, in_order, legend_below, look, panels, p
 from theory.claims.images import PREDICTION
 from theory.ledger import generator
 
-PREDICTORS = {  # column -> label; the last two in cells that hold them
-    "energy": "forgetting energy,\nmean over layers",
-    "fisher_energy": "change of prediction,\nestimated by K-FAC",
-    "prediction_change": "change of prediction,\nmeasured",
+PREDICTORS = {  # column -> its label, and its reading in the cells that hold all three
+    "energy": ("forgetting energy,\nmean over layers", "plain"),
+    "fisher_energy": ("change of prediction,\nestimated by K-FAC", "fisher"),
+    "prediction_change": ("change of prediction,\nmeasured", "prediction"),
 }
 READINGS = ("overall", "within", "fisher", "prediction", "plain")
 COLUMNS = ["task", "n_concepts", "method", "order", "seed", *PREDICTORS, "drop", "cells",
@@ -26,7 +26,7 @@ FLOOR = 1e-9  # less is rounding
 
 
 def select(results: Results) -> pd.DataFrame:
-    """A point for every concept and later stage of every image cell; Spearman's correlation and its interval."""
+    """A point for every concept and later stage of every image cell; the first row holds correlations and intervals."""
     kept = [record for record in results.records if len(points_of(record))]
     if len(kept) < 2:
         return pd.DataFrame(columns=COLUMNS)
@@ -34,12 +34,11 @@ def select(results: Results) -> pd.DataFrame:
     rows = [{**record.cell.model_dump(), "energy": energy, "drop": drop, "fisher_energy": fisher,
              "prediction_change": change}
             for record in kept for energy, drop, fisher, change in points_of(record)]  # fmt: skip
-    summary: dict[str, float] = {"cells": found.cells}
+    data = pd.DataFrame(rows).assign(cells=found.cells).reindex(columns=COLUMNS)
     for name in READINGS:
         reading = found.readings[name]
-        parts = {name: reading.value, f"{name}_low": reading.low, f"{name}_high": reading.high}
-        summary |= {column: round(value, 4) for column, value in parts.items()}  # they stand in every row
-    return pd.DataFrame(rows).assign(**summary)[COLUMNS]
+        data.loc[0, [name, f"{name}_low", f"{name}_high"]] = reading.value, reading.low, reading.high
+    return data
 
 
 def describe(data: pd.DataFrame) -> str:
@@ -58,16 +57,16 @@ def _told(data: pd.DataFrame, reading: str) -> str:
 
 def draw(data: pd.DataFrame, narrow: bool) -> Figure:
     """Lost identity against energies, and against the numbers on the way where cells hold them; one series a method."""
-    known = {column: label for column, label in PREDICTORS.items() if data[column].notna().any()}
+    known = {column: what for column, what in PREDICTORS.items() if data[column].notna().any()}
     figure, axes = panels(len(known), narrow, height=3.4, sharey=True)
-    measured = data[data.prediction_change.notna()]
-    for panel, (column, label) in zip(axes, known.items(), strict=True):
-        _scatter(panel, data if column == "energy" else measured, column)
+    measured, one = data[data.prediction_change.notna()], data.iloc[0]
+    for panel, (column, (label, reading)) in zip(axes, known.items(), strict=True):
+        everything = column == "energy"
+        _scatter(panel, data if everything else measured, column)
         panel.set(xscale="log", xlabel=label)
         if len(known) > 1:
-            part = {"energy": "plain", "fisher_energy": "fisher", "prediction_change": "prediction"}[column]
-            one = data.iloc[0]
-            panel.set_title(f"{one[part]:.2f} [{one[part + '_low']:.2f}, {one[part + '_high']:.2f}]")
+            value, low, high = one[reading], one[f"{reading}_low"], one[f"{reading}_high"]
+            panel.set_title(f"{value:.2f} [{low:.2f}, {high:.2f}]" + ", same cells" * everything)
     axes[0].set_ylabel("identity lost, R[j, j] - R[t, j]")
     legend_below(figure, axes[:1], 4)
     headline(figure, describe(data))
@@ -97,7 +96,7 @@ FIGURE = FigureSpec(
         "taken inside each method, so that a method which forgets more is not the relation itself. 95 % intervals "
         "resample whole seeds (cells where seeds are few), since points of one seed share trainings and noise. Where "
         "cells measured how much the network's prediction changed, that and K-FAC's estimate of it stand beside; the "
-        "correlations above the panels are of the cells that hold all three."
+        "correlations above the panels are of the cells that hold all three, the points on the left of all cells."
     ),
     draw=draw,
 )

@@ -122,18 +122,31 @@ def test_identity_says_where_a_method_ended_that_did_not_go_all_the_way() -> Non
 def test_prediction_is_that_of_the_bench(results: Results, people: list[CellRecord]) -> None:
     data = FIGURES["energy_predicts"].select(results)
     expected = predict(people, np.random.default_rng(1))
-    assert data.overall.iloc[0] == pytest.approx(expected.correlation, abs=1e-4)
+    assert data.overall.iloc[0] == pytest.approx(expected.correlation)
     assert len(data) == len(expected.points)
     np.testing.assert_allclose(np.sort(data["drop"]), np.sort(expected.points[:, 1]))
     assert data.overall_low.iloc[0] <= expected.correlation <= data.overall_high.iloc[0]
     ledgers = judge_prediction(people, generator("C9", 0)).tables["correlations"][0]
-    interval = [ledgers["low"], ledgers["high"]]  # one page, one interval
-    assert [data.overall_low.iloc[0], data.overall_high.iloc[0]] == pytest.approx(interval, abs=1e-4)
+    interval = data.overall_low.iloc[0], data.overall_high.iloc[0]
+    assert interval == (ledgers["low"], ledgers["high"])  # one page, one interval
     within = expected.readings["within"]
-    assert data.within.iloc[0] == pytest.approx(within.value, abs=1e-4)
+    assert data.within.iloc[0] == pytest.approx(within.value)
     told = FIGURES["energy_predicts"].headline
     assert told(data.assign(overall_low=-0.2, overall_high=0.3)).split(";")[0].endswith("not told apart from none")
     assert told(data.assign(within_low=-0.2, within_high=-0.1)).endswith("below zero")
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_prediction_draws_what_was_measured_on_the_way_beside_the_energies(results: Results, narrow: bool) -> None:
+    figure = FIGURES["energy_predicts"]
+    data = figure.select(results)
+    assert len(figure.draw(data, narrow).axes) == 1  # nothing was
+    half = np.where(np.arange(len(data)) % 2, np.nan, 0.01 + data.energy)
+    readings = {f"{name}{end}": 0.25 for name in ("plain", "fisher", "prediction") for end in ("", "_low", "_high")}
+    drawn = figure.draw(data.assign(fisher_energy=half, prediction_change=half, **readings), narrow)
+    points = [sum(len(line.get_xdata()) for line in panel.lines if len(line.get_xdata()) != 2) for panel in drawn.axes]
+    assert points[1] == points[2] < points[0]
+    assert [panel.get_title() for panel in drawn.axes] == ["0.25 [0.25, 0.25], same cells", *["0.25 [0.25, 0.25]"] * 2]
 
 
 def test_energies_and_bounds_of_every_layer(results: Results) -> None:
